@@ -1,0 +1,342 @@
+"""The command line. What a command needs is imported when it runs, so that `--help` stays quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from bnlint import __version__
+from bnlint.commands.parameters import (
+    GroupedCommand,
+    codes,
+    named_shapes,
+    option,
+    options,
+    severities,
+    shapes,
+)
+from bnlint.errors import BnlintError
+
+
+class _Count(click.IntRange):
+    name = "whole number"  # click's own name would make the error say "not a valid integer range"
+
+
+class _Number(click.FloatRange):
+    name = "number"
+
+
+COUNT = _Count(min=1)
+POSITIVE = _Number(min=0, min_open=True)
+
+FACTS, SELECTION, OUTPUT, GATE, RUN = "Training facts", "Selection", "Output", "Gate", "Run"
+
+_batch_and_input = options(
+    option(FACTS, "--batch-size", type=COUNT, metavar="N", help="Samples per device in one forward."),
+    option(
+        FACTS,
+        "--input",
+        "inputs",
+        callback=named_shapes,
+        multiple=True,
+        metavar="SHAPE",
+        help="Shape of an input without the batch axis: 3,224,224 or 128:int64. Repeat it for each argument "
+        "of forward. Generator=128 gives it to one of several models, named by target or class.",
+    ),
+)
+_facts = options(
+    option(
+        FACTS,
+        "--training",
+        "training_files",
+        multiple=True,
+        metavar="FILE",
+        help="A training file. Repeatable: the later overrides, a flag overrides any file.",
+    ),
+    _batch_and_input,
+    option(
+        FACTS,
+        "--target",
+        "targets_of_loss",
+        callback=shapes,
+        multiple=True,
+        metavar="SHAPE",
+        help="Shape of a target without the batch axis; :int64 for a class index.",
+    ),
+    option(FACTS, "--world-size", type=COUNT, metavar="N", help="Ranks, over all machines."),
+    option(
+        FACTS,
+        "--accumulate",
+        "gradient_accumulation_steps",
+        type=COUNT,
+        metavar="N",
+        help="Forwards per optimiser step.",
+    ),
+    option(FACTS, "--dataset-size", type=COUNT, metavar="N", help="Samples in the training set."),
+    option(
+        FACTS,
+        "--drop-last/--no-drop-last",
+        default=None,
+        help="Whether the loader drops an incomplete last batch.",
+    ),
+    option(FACTS, "--epochs", type=POSITIVE, metavar="N", help="Passes over the training set."),
+    option(
+        FACTS,
+        "--precision",
+        type=click.Choice(["32", "fp16-mixed", "bf16-mixed", "fp16", "bf16"]),
+        help="Number format of training.",
+    ),
+    option(
+        FACTS,
+        "--strategy",
+        type=click.Choice(["ddp", "fsdp", "deepspeed", "dp", "none"]),
+        help="How training is distributed.",
+    ),
+    option(
+        FACTS,
+        "--sync-bn/--no-sync-bn",
+        "sync_batchnorm",
+        default=None,
+        help="Whether batch norms are converted to SyncBatchNorm.",
+    ),
+    option(FACTS, "--device", type=click.Choice(["cuda", "cpu", "mps"]), help="Where training runs."),
+    option(
+        FACTS,
+        "--reference-batch-size",
+        type=COUNT,
+        metavar="N",
+        help="Effective batch that the learning rate was tuned for.",
+    ),
+    option(
+        FACTS,
+        "--reference-lr",
+        "reference_learning_rate",
+        type=POSITIVE,
+        metavar="LR",
+        help="Learning rate at that batch.",
+    ),
+)
+_selection = options(
+    option(
+        SELECTION,
+        "--select",
+        callback=codes,
+        multiple=True,
+        metavar="CODES",
+        help="Run only these: BN101,BN2.",
+    ),
+    option(SELECTION, "--ignore", callback=codes, multiple=True, metavar="CODES", help="Leave these out."),
+    option(
+        SELECTION,
+        "--extend-select",
+        callback=codes,
+        multiple=True,
+        metavar="CODES",
+        help="Run these as well, such as rules in preview.",
+    ),
+    option(SELECTION, "--preview", is_flag=True, help="Run the rules in preview too."),
+    option(
+        SELECTION,
+        "--severity",
+        "severities",
+        callback=severities,
+        multiple=True,
+        metavar="CODE=LEVEL",
+        help="Change a rule's severity: error, warning or info.",
+    ),
+)
+_color = option(
+    OUTPUT,
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Colours; auto obeys NO_COLOR, FORCE_COLOR and the terminal.",
+)
+_output = options(
+    option(
+        OUTPUT,
+        "--output-format",
+        type=click.Choice(["full", "concise", "json"]),
+        default="full",
+        help="full explains, concise is one line each, json is for machines.",
+    ),
+    option(
+        OUTPUT, "--output-file", metavar="FILE", help="Write the result there instead of to standard output."
+    ),
+    option(OUTPUT, "--quiet", "-q", is_flag=True, help="Findings only."),
+    option(
+        OUTPUT, "--verbose", "-v", is_flag=True, help="List every target, and what the checked code prints."
+    ),
+    _color,
+)
+_gate = options(
+    option(
+        GATE,
+        "--fail-level",
+        type=click.Choice(["error", "warning", "info"]),
+        default="warning",
+        help="Lowest severity that makes the exit status 1. [default: warning]",
+    ),
+    option(GATE, "--exit-zero", is_flag=True, help="Exit with status 0 in spite of findings."),
+)
+_timeout = option(
+    RUN,
+    "--timeout",
+    type=POSITIVE,
+    default=300.0,
+    metavar="S",
+    help="Seconds for each target. [default: 300]",
+)
+_exclude = option(
+    RUN, "--exclude", multiple=True, metavar="GLOB", help="Files or folders that a folder target leaves out."
+)
+_debug = option(RUN, "--debug", is_flag=True, help="Show tracebacks.")
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="bnlint")
+@click.pass_context
+def bnlint(context: click.Context) -> None:
+    """Find PyTorch training runs that crash or silently rot because of normalisation."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@bnlint.command(cls=GroupedCommand)
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@_facts
+@_selection
+@_output
+@_gate
+@_timeout
+@_exclude
+@_debug
+def check(**values: Any) -> int:
+    """Check models.
+
+    A TARGET is a Python file (model.py), an object in it (model.py:Net, "model.py:Net(num_classes=10)"), an
+    importable object (timm.models:resnet50) or a folder. The default is the working folder.
+
+    Exit status: 0 clean, 1 findings at or above the fail level, 2 wrong use or an error in bnlint.
+    """
+    from bnlint.commands.check import run_check
+
+    return run_check(values)
+
+
+@bnlint.command(cls=GroupedCommand)
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@_batch_and_input
+@_color
+@_timeout
+@_debug
+def graph(**values: Any) -> int:
+    """Show what was traced.
+
+    The module tree with shapes, the norm layers and the values behind each of their statistics.
+    """
+    from bnlint.commands.check import run_view
+
+    return run_view("graph", values)
+
+
+@bnlint.command(cls=GroupedCommand)
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@_batch_and_input
+@_color
+@_timeout
+@_debug
+def norms(**values: Any) -> int:
+    """Count the norm layers.
+
+    By type, with eps, momentum and parameters, and the smallest batch that works.
+    """
+    from bnlint.commands.check import run_view
+
+    return run_view("norms", values)
+
+
+@bnlint.command(cls=GroupedCommand)
+@_color
+def rules(color: str) -> int:
+    """List the rules.
+
+    Code, name, severity, whether a fix exists, and the package that each comes from.
+    """
+    from bnlint.commands.rules import show_table
+
+    return show_table(color)
+
+
+@bnlint.command(cls=GroupedCommand)
+@click.argument("word", required=False, metavar="CODE|NAME")
+@option(OUTPUT, "--all", "every", is_flag=True, help="Explain every rule.")
+@_color
+def rule(word: str | None, every: bool, color: str) -> int:
+    """Explain a rule: its words and its cases."""
+    from bnlint.commands.rules import show_pages
+
+    return show_pages(word, every, color)
+
+
+@bnlint.command(cls=GroupedCommand)
+@click.argument("code")
+@click.argument("name")
+@option(OUTPUT, "--folder", default=".", metavar="DIR", help="Where to write the file. [default: .]")
+def new_rule(code: str, name: str, folder: str) -> int:
+    """Write the file of a new rule.
+
+    Its cases fail until its check is written.
+    """
+    from bnlint.commands.rules import write_new_rule
+
+    return write_new_rule(code, name, folder)
+
+
+@bnlint.command(cls=GroupedCommand)
+@click.argument("module", required=False)
+def test_rules(module: str | None) -> int:
+    """Run the cases of rules.
+
+    Of all installed rules, or of those in MODULE: a rule's file or an importable module.
+    """
+    from bnlint.commands.rules import run_cases
+
+    return run_cases(module)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status. Every error ends here, as a fact and a next step on standard error."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = bnlint.main(args=given, prog_name="bnlint", standalone_mode=False)
+    except click.ClickException as error:
+        usage = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "bnlint"
+        return _complain(error.format_message().rstrip("."), f"see `{usage} --help`")
+    except BnlintError as error:
+        return _complain(error.message, error.hint)
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except Exception as error:  # the outermost boundary: a fault of bnlint must not look like a finding
+        if "--debug" in given:
+            import traceback
+
+            traceback.print_exc()
+        return _complain(
+            f"internal error ({type(error).__name__}: {error})",
+            "run again with --debug and report what it shows",
+        )
+    return status if isinstance(status, int) else 0
+
+
+def _complain(message: str, hint: str) -> int:
+    from bnlint.commands.output import complain
+
+    complain(message, hint)
+    return 2

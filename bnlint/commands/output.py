@@ -1,0 +1,80 @@
+"""Output: standard output for findings, standard error for everything else, and neither of them fails."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnlint.errors import UsageError
+
+PLAIN_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """What standard output can show: its width in columns and whether it has colours."""
+
+    width: int
+    color: bool
+    interactive: bool
+
+
+def terminal(color: str, *, to_file: bool = False) -> Terminal:
+    """Standard output as `--color` and the environment describe it; a file has no terminal."""
+    interactive = sys.stdout.isatty() and not to_file
+    if color == "auto":
+        if os.environ.get("NO_COLOR"):
+            shown = False
+        elif os.environ.get("FORCE_COLOR", "0") not in ("", "0"):
+            shown = not to_file
+        else:
+            shown = interactive and os.environ.get("TERM") != "dumb"
+    else:
+        shown = color == "always"
+    width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if interactive else PLAIN_WIDTH
+    return Terminal(max(width, 40), shown, interactive)
+
+
+def write(text: str, file: str | None = None) -> None:
+    """Write a result to a file, or to standard output until its reader has seen enough."""
+    if file is not None:
+        try:
+            Path(file).write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {file}: {error.strerror}", "name a file in a folder that exists"
+            ) from error
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a terminal without Unicode still gets the findings
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except (
+        BrokenPipeError
+    ):  # `bnlint check | head`: the interpreter would complain again when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """Write a line to standard error."""
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def complain(message: str, hint: str) -> None:
+    """An error as a fact and the next step."""
+    say(f"error: {message}")
+    if hint:
+        say(f"  next: {hint}")

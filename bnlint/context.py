@@ -1,0 +1,124 @@
+"""Context: everything a rule may see of one target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnlint.source.file import SourceFile
+from bnlint.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bnlint.diagnostic import Fix, Span
+    from bnlint.graph.capture import Capture
+    from bnlint.graph.layer import Layer
+    from bnlint.graph.model_graph import ModelGraph
+
+DEFAULT_BATCH_SIZE = 2  # traced when the batch size is unknown; a rule that needs the real one says so
+
+
+class Context:
+    """One target as rules see it: the model, its traced graphs, its sources and the training facts.
+
+    `model` is the module in training mode (on the meta device when bnlint built it): read it, never change it.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        training: TrainingConfig,
+        read_source: Callable[[Path], SourceFile | None],
+        source: SourceFile | None = None,
+    ) -> None:
+        self._capture = capture
+        self._read_source = read_source
+        self.training = training
+        self.source = source  # the target's own file, None for a live module or an importable object
+
+    @property
+    def model(self) -> nn.Module:
+        return self._capture.model
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per device in one training forward; `DEFAULT_BATCH_SIZE` when unknown."""
+        return self.training.batch_size or DEFAULT_BATCH_SIZE
+
+    @property
+    def assumed_inputs(self) -> bool:
+        """Whether bnlint had to choose the input shapes, because neither the user nor the model states them."""
+        inputs = self._capture.inputs
+        return inputs is None or inputs.assumed
+
+    def graph(self, batch_size: int | None = None) -> ModelGraph:
+        """The forward pass in training mode, traced at a batch size (default: the configured one); cached.
+
+        The one-value check of the norms is intercepted, so tracing goes on past a norm that would raise.
+        """
+        return self._capture.graph(batch_size or self.batch_size)
+
+    def output_shape(self, batch_size: int) -> Any:
+        """The shape of the model's output at a batch size, nested as the model returns it; cheaper than `graph`."""
+        return self._capture.output_shape(batch_size)
+
+    def output_tensors(self, batch_size: int) -> dict[tuple[Any, ...], tuple[int, ...]]:
+        """The output's tensor shapes by their place in it (keys and indices); empty where the forward fails."""
+
+        def tensors(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], tuple[int, ...]]]:
+            if isinstance(value, tuple):
+                yield place, value
+            elif isinstance(value, (list, dict)):
+                for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                    yield from tensors(item, (*place, key))
+
+        return dict(tensors(self.output_shape(batch_size), ()))
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every norm layer of the module tree, in `named_modules()` order, called or not."""
+        return self._capture.layers
+
+    def norms(self, *kinds: str) -> Iterator[Layer]:
+        """The norm layers of these kinds (all when none is given)."""
+        return (layer for layer in self.layers if not kinds or layer.kind in kinds)
+
+    def batch_norms(self, *, tracking: bool | None = None, training: bool | None = None) -> Iterator[Layer]:
+        """The batch norms of the module tree, filtered by whether they keep running statistics and train."""
+        for layer in self.norms("batch"):
+            if tracking is not None and layer.tracking != tracking:
+                continue
+            if training is not None and layer.training != training:
+                continue
+            yield layer
+
+    def updating_norms(self) -> Iterator[Layer]:
+        """The norms whose running statistics training updates, those of functional calls (`F.batch_norm`) included."""
+        calls = [call for call in self.graph().norm_calls if call.layer.functional]
+        functional = {(call.path, call.span): call.layer for call in calls}
+        for layer in (*self.norms("batch", "instance"), *functional.values()):
+            if layer.tracking and layer.training and layer.kind in ("batch", "instance"):
+                yield layer
+
+    def ranks(self, layer: Layer) -> int | None:
+        """How many ranks feed the statistics of a batch norm: 1 unless it is synchronised, None when unknown."""
+        training = self.training
+        synchronised = layer.sync or (training.sync_batchnorm and not layer.functional and not layer.custom)
+        if not synchronised or training.strategy in ("dp", "none"):
+            return 1  # without a process group SyncBatchNorm is a plain batch norm
+        return training.world_size
+
+    def span_of(self, path: str) -> Span | None:
+        """The call that constructed the module at a path, a norm or not; None when it was not seen."""
+        return self._capture.span(path)
+
+    def replace_module_argument(self, path: str, name: str, value: str, *, title: str, safe: bool = False) -> Fix:
+        """A fix that writes `name=value` into the call that constructed the module at a path; else advice."""
+        return self._capture.replace_module_argument(path, name, value, title=title, safe=safe)
+
+    def read_source(self, path: str) -> SourceFile | None:
+        """The parsed source file that a span points into; None when there is no readable file."""
+        return self._read_source(Path(path))

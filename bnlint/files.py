@@ -1,0 +1,107 @@
+"""Files: what a user names on the command line -> one spec per Python file or importable object."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bnlint.errors import UsageError
+
+SKIPPED_FOLDERS = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"})
+MODEL_WORDS = (b"torch", b"timm", b"lightning")  # a file without any of them defines no torch model by itself
+
+_FILE_TARGET = re.compile(r"(?P<path>.+?\.py)(?::(?P<object>.*))?", re.DOTALL)
+_MODULE_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:.+", re.DOTALL)
+
+
+def expand(targets: Sequence[str], exclude: Sequence[str] = ()) -> tuple[list[str], list[UsageError]]:
+    """Targets as typed -> their specs in order and without repeats, and why the others have none."""
+    specs: dict[str, None] = {}
+    errors: list[UsageError] = []
+    for target in targets:
+        try:
+            specs.update(dict.fromkeys(_expand_one(target, exclude)))
+        except UsageError as error:
+            errors.append(error)
+    return list(specs), errors
+
+
+def split_file(spec: str) -> tuple[str, str | None] | None:
+    """The path and the object of a spec that names a file, None for an importable object."""
+    match = _FILE_TARGET.fullmatch(spec)
+    return None if match is None else (match["path"], match["object"])
+
+
+def _expand_one(target: str, exclude: Sequence[str]) -> list[str]:
+    if Path(target).is_dir():
+        return _expand_folder(target, exclude)
+    file = split_file(target)
+    if file:
+        path = Path(file[0])
+        if not path.is_file():
+            raise UsageError(
+                f"the file {path} does not exist", f"check the spelling; the working folder is {Path.cwd()}"
+            )
+        return [str(path) + target[len(file[0]) :]]
+    if Path(target).is_file():
+        raise UsageError(
+            f"{target} is not a Python file",
+            "name a file that ends in .py, or an object in one: model.py:Net",
+        )
+    if not _MODULE_TARGET.fullmatch(target):
+        raise UsageError(
+            f"there is no file or folder {target}",
+            "name a Python file, an object in it (model.py:Net), an importable object (package.module:build) "
+            "or a folder",
+        )
+    return [target]
+
+
+def _expand_folder(folder: str, exclude: Sequence[str]) -> list[str]:
+    files = list(_python_files(Path(folder), exclude))
+    if not files:
+        raise UsageError(
+            f"the folder {folder} holds no Python file",
+            "name a folder or a file with a model; hidden folders, virtual environments, build output and "
+            "what --exclude names are not searched",
+        )
+    candidates = [str(path) for path in files if _may_hold_model(path)]
+    if not candidates:
+        raise UsageError(
+            f"none of the Python files in the folder {folder} ({len(files)}) mentions torch",
+            "name the file that builds the model",
+        )
+    return candidates
+
+
+def _python_files(folder: Path, exclude: Sequence[str]) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not _is_skipped(here / name) and not _is_excluded(here / name, exclude)
+        )
+        for name in sorted(files):
+            if name.endswith(".py") and not _is_excluded(here / name, exclude):
+                yield here / name
+
+
+def _is_skipped(folder: Path) -> bool:
+    return folder.name.startswith(".") or folder.name in SKIPPED_FOLDERS or (folder / "pyvenv.cfg").exists()
+
+
+def _is_excluded(path: Path, exclude: Sequence[str]) -> bool:
+    forms = (path.name, path.as_posix(), f"./{path.as_posix()}")  # the last one lets **/ match at the top
+    return any(fnmatch.fnmatchcase(form, pattern.removesuffix("/")) for pattern in exclude for form in forms)
+
+
+def _may_hold_model(path: Path) -> bool:
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return True  # the worker says why it cannot be read
+    return any(word in text for word in MODEL_WORDS)

@@ -1,0 +1,161 @@
+"""Building the user's model without its weights, down a ladder of three steps.
+
+1. on the meta device: no memory at all; 2. on the CPU without weight initialisation: the pages are never touched;
+3. plainly. The next step is tried when the one above raises.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from bnlint.graph.devices import devices_answered
+from bnlint.graph.spans import construction_spans
+
+_INITIALISERS = frozenset(
+    {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
+     "xavier_normal_", "orthogonal_", "erfinv_", "exponential_", "log_normal_", "cauchy_"}
+)  # fmt: skip
+
+
+class Weights(dict[Any, Any]):
+    """What stands for a checkpoint that was not loaded: every key gives another one, there is nothing inside."""
+
+    def __missing__(self, key: Any) -> Weights:
+        return Weights()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Weights()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Weights:
+        return Weights()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return Weights()
+
+    def pop(self, key: Any, default: Any = None) -> Any:
+        return Weights()
+
+
+class WeightsNotLoaded(NamedTuple):
+    """One attempt to load weights: the function and what it was asked for."""
+
+    function: str
+    argument: str
+
+
+class _SkipInitialisation(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _INITIALISERS:
+            tensor = args[0] if args else (kwargs or {}).get("tensor")
+            if isinstance(tensor, torch.Tensor):
+                return tensor
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def weights_answered(attempts: list[WeightsNotLoaded]) -> Iterator[None]:
+    """While active, loading weights gives nothing and is noted in `attempts`: no file is read, nothing downloaded."""
+    import torch.hub
+    import torch.utils.model_zoo
+
+    def answer(function: str) -> Callable[..., Any]:
+        def load(*args: Any, **kwargs: Any) -> Weights:
+            first = args[0] if args else next(iter(kwargs.values()), "")
+            attempts.append(WeightsNotLoaded(function, str(first)[:200]))
+            return Weights()
+
+        return load
+
+    def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return torch.nn.modules.module._IncompatibleKeys([], [])
+
+    with ExitStack() as stack:
+
+        def patch(owner: Any, name: str, value: Any) -> None:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+
+        patch(torch, "load", answer("torch.load"))
+        patch(torch.hub, "load_state_dict_from_url", answer("load_state_dict_from_url"))
+        patch(torch.hub, "download_url_to_file", answer("download_url_to_file"))
+        patch(torch.utils.model_zoo, "load_url", answer("load_url"))
+        patch(nn.Module, "load_state_dict", load_state_dict)
+        yield
+
+
+@contextmanager
+def without_initialisation() -> Iterator[None]:
+    """While active, weight initialisers return at once."""
+    with _SkipInitialisation():
+        yield
+
+
+class BuildFailure(Exception):
+    """Every step of the ladder failed; `cause` is what the plain construction raised."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.details = "".join(traceback.format_exception(cause))
+
+
+class Built(NamedTuple):
+    """A built model and the step of the ladder that built it: "meta", "uninitialised" or "plain"."""
+
+    model: nn.Module
+    step: str
+    weights: tuple[WeightsNotLoaded, ...]
+
+
+def build(make: Callable[[], Any], roots: tuple[str, ...], *, values: bool = False) -> Built:
+    """Build a model by calling `make`, with the construction spans noted.
+
+    `values` asks for real values (the last step alone). Raises `BuildFailure` when no step works; what `make` returns
+    is not checked.
+    """
+    failure: BaseException | None = None
+    steps: Mapping[str, Callable[[], Any]] = {
+        "meta": lambda: torch.device("meta"),
+        "uninitialised": without_initialisation,
+        "plain": ExitStack,
+    }
+    for step, context in steps.items():
+        if values and step != "plain":
+            continue
+        attempts: list[WeightsNotLoaded] = []
+        try:
+            with rng_kept(), weights_answered(attempts), construction_spans(roots), context(), devices_answered():
+                return Built(make(), step, tuple(dict.fromkeys(attempts)))
+        except (Exception, SystemExit) as error:
+            failure = error
+    assert failure is not None
+    raise BuildFailure(failure) from failure
+
+
+@contextmanager
+def rng_kept() -> Iterator[None]:
+    """Random states are put back: torch's on the CPU, Python's and NumPy's."""
+    import random
+
+    numpy = sys.modules.get("numpy")
+    python_state, torch_state = random.getstate(), torch.get_rng_state()
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        torch.set_rng_state(torch_state)
+        if numpy is not None and numpy_state is not None:
+            numpy.random.set_state(numpy_state)

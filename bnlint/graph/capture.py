@@ -1,0 +1,339 @@
+"""Capture: a model and its recorded forward passes, one for each batch size that a rule asks for.
+
+The ladder, each step only when the one above fails: record on meta tensors in training mode; record on real CPU
+tensors; keep what ran before the failure; the module tree alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from bnlint.diagnostic import Edit, Fix, Span
+from bnlint.errors import TargetError
+from bnlint.graph import inputs as model_inputs
+from bnlint.graph.build import Built, rng_kept, weights_answered
+from bnlint.graph.inputs import DetectionInputs, ModelInputs
+from bnlint.graph.layer import Layer, NormCall
+from bnlint.graph.model_graph import ForwardError, ModelGraph
+from bnlint.graph.norms import layers_of
+from bnlint.graph.record import Recorder, norms_intercepted, shapes
+from bnlint.graph.spans import span_of_module
+from bnlint.source.edits import POSITIONS, fix_with, replace_argument, replace_span
+from bnlint.source.file import SourceFile
+
+
+_LARGE = 200_000_000  # parameters; about a gigabyte of float32
+
+
+class Capture:
+    """The model of one target and everything recorded of it.
+
+    `model` is in training mode and on the meta device unless values were needed. `rebuild` makes it once more with
+    real values for the second step of the ladder; None where that is not possible.
+    """
+
+    def __init__(
+        self,
+        built: Built,
+        inputs: ModelInputs | None,
+        *,
+        rebuild: Callable[[], nn.Module] | None = None,
+        read_source: Callable[[Path], SourceFile | None] = lambda path: None,
+    ) -> None:
+        self.model = on_meta(built.model)
+        self.model.train()
+        self.build_step = built.step
+        self.weights = built.weights
+        self._rebuild = rebuild
+        self._read_source = read_source
+        self._graphs: dict[int, ModelGraph] = {}
+        self._outputs: dict[int, Any] = {}
+        self._real: nn.Module | None = None
+        self._input_error: ForwardError | None = None
+        self.inputs = inputs or model_inputs.stated_by_model(self.model) or self._assumed_inputs()
+        if self.inputs is not None and _is_lazy(self.model):
+            self._record(self.model, 2, "meta")  # lazy layers get their sizes from a first forward
+            del self._by_path
+        self._modules = dict(self.model.named_modules())
+
+    # What rules ask ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The norm layers of the module tree."""
+        return tuple(self._by_path.values())
+
+    @cached_property
+    def _by_path(self) -> dict[str, Layer]:
+        return {layer.path: self._editable(layer) for layer in layers_of(self.model)}
+
+    def graph(self, batch_size: int) -> ModelGraph:
+        """The recorded forward pass at a batch size; cached."""
+        if batch_size not in self._graphs:
+            self._graphs[batch_size] = self._climb_down(batch_size)
+        return self._graphs[batch_size]
+
+    def output_shape(self, batch_size: int) -> Any:
+        """The shape of the output at a batch size; None where the forward fails. Cheaper than a graph."""
+        if batch_size in self._graphs:
+            return self._graphs[batch_size].output
+        if batch_size not in self._outputs:
+            self._outputs[batch_size] = self._plain_output(batch_size)
+        return self._outputs[batch_size]
+
+    def span(self, path: str) -> Span | None:
+        """The call that constructed the module at a path."""
+        module = self._modules.get(path)
+        return None if module is None else span_of_module(module)
+
+    def replace_module_argument(self, path: str, name: str, value: str, *, title: str, safe: bool = False) -> Fix:
+        """A fix that writes `name=value` into the call that constructed the module at a path; else advice."""
+        module = self._modules.get(path)
+        edit = None if module is None else self._edit(self.span(path), _torch_class(module), name, value)
+        return fix_with(title, edit, safe=safe)
+
+    # The ladder -------------------------------------------------------------------------------------------------
+
+    def _climb_down(self, batch_size: int) -> ModelGraph:
+        if self.inputs is None:
+            return ModelGraph(
+                fx=fx.Graph(),
+                batch_size=batch_size,
+                inputs=(),
+                norm_calls=(),
+                output=None,
+                step="modules",
+                coverage=0.0,
+                error=self._input_error,
+            )
+        graph = self._record(self.model, batch_size, "meta")
+        if graph.error is None:
+            return graph
+        real = self._real_model(graph.error)
+        if real is None:
+            return graph
+        second = self._record(real, batch_size, "real")
+        if second.error is not None:
+            # real values change nothing: the model itself is at fault
+            return second if second.coverage >= graph.coverage else graph
+        return _data_dependence(second, self._record(real, batch_size, "real", seed=1))
+
+    def _record(self, model: nn.Module, batch_size: int, step: str, seed: int = 0) -> ModelGraph:
+        assert self.inputs is not None
+        with rng_kept(), weights_answered([]):
+            torch.manual_seed(seed)
+            make = _meta_tensor if step == "meta" else _real_tensor
+            args, kwargs = self.inputs.tensors(batch_size, make)
+            layers = self._by_path if model is self.model else self._layers_of_real()
+            with torch.set_grad_enabled(step == "meta"):
+                graph = Recorder(model, layers).record(args, kwargs, batch_size, step)
+        calls = (
+            replace(call, layer=self._editable(call.layer)) if call.layer.functional else call
+            for call in graph.norm_calls
+        )
+        return replace(graph, norm_calls=tuple(calls))
+
+    def _real_model(self, error: ForwardError) -> nn.Module | None:
+        size = sum(tensor.numel() for tensor in self.model.parameters())
+        if size > _LARGE and not error.values_missing:
+            return None  # building it for real would only repeat the failure, at a price
+        if self._real is None and self._rebuild is not None:
+            try:
+                self._real = self._rebuild()
+            except Exception:  # the user's constructor: without it the graph of the step above stands
+                return None
+            self._real.train()
+        return self._real
+
+    def _layers_of_real(self) -> dict[str, Layer]:
+        assert self._real is not None
+        return {layer.path: self._editable(layer) for layer in layers_of(self._real)}
+
+    def _plain_output(self, batch_size: int) -> Any:
+        """One forward without recording."""
+        known = next(iter(self._graphs.values()), None)
+        if self.inputs is None or (known is not None and known.step != "meta"):
+            return self.graph(batch_size).output
+        args, kwargs = self.inputs.tensors(batch_size, _meta_tensor)
+        try:
+            with rng_kept(), weights_answered([]), norms_intercepted(), torch.no_grad():
+                return shapes(self.model(*args, **kwargs))
+        except (Exception, SystemExit):  # the recorder knows more ways to get on
+            return self.graph(batch_size).output
+
+    # Inputs -----------------------------------------------------------------------------------------------------
+
+    def _assumed_inputs(self) -> ModelInputs | None:
+        """The first shapes on which one forward succeeds on meta tensors, else on real ones."""
+        first: ForwardError | None = None
+        tried = 0
+        needs_values: list[ModelInputs] = []
+        misfit: ModelInputs | None = None
+        for candidate in model_inputs.candidates(self.model):
+            tried += 1
+            graph = self._try(candidate)
+            error = graph.error
+            if error is None and all(_fits(call) for call in graph.norm_calls):
+                return candidate
+            if error is None:
+                misfit = misfit or candidate  # the norms of another width may be the shape's fault
+            elif error.values_missing or isinstance(candidate, DetectionInputs):
+                needs_values.append(candidate)
+            first = first or error
+        if misfit is not None:
+            return misfit
+        for candidate in needs_values[:3]:
+            self.inputs = candidate
+            if self._climb_down(2).error is None:
+                return candidate
+        self._input_error = ForwardError(
+            type_name="NoInputShape",
+            message=f"none of {tried} input shapes worked"
+            + ("" if first is None else f"; the first one gave {first.type_name}: {first.message}"),
+            module=None if first is None else first.module,
+            path=None if first is None else first.path,
+            line=None if first is None else first.line,
+            details="" if first is None else first.details,
+        )
+        return None
+
+    def _try(self, candidate: ModelInputs) -> ModelGraph:
+        # a lazy layer takes its size from the first shape that it sees, which may be the wrong one
+        model = copy.deepcopy(self.model) if _is_lazy(self.model) else self.model
+        with rng_kept(), weights_answered([]), torch.no_grad():
+            args, kwargs = candidate.tensors(2, _meta_tensor)
+            return Recorder(model, {}).record(args, kwargs, 2, "meta")
+
+    # Edits ------------------------------------------------------------------------------------------------------
+
+    def _editable(self, layer: Layer) -> Layer:
+        return replace(layer, edit_argument=self._edit_argument, edit_call=self._edit_call)
+
+    def _edit_argument(self, layer: Layer, name: str, value: str) -> Edit | None:
+        class_name = layer.class_name if layer.module is None else _torch_class(layer.module)
+        return self._edit(layer.span, class_name, name, value)
+
+    def _edit_call(self, layer: Layer, build: Callable[[ast.Call], str | None]) -> Edit | None:
+        source, call = self._call(layer.span)
+        if source is None or call is None or _called(call) != layer.class_name:
+            return None
+        text = build(call)
+        return None if text is None else replace_span(source, call, text)
+
+    def _edit(self, span: Span | None, class_name: str, name: str, value: str) -> Edit | None:
+        source, call = self._call(span)
+        # A helper or a subclass has a signature of its own: its arguments mean what they like.
+        if source is None or call is None or _called(call) != class_name or class_name not in POSITIONS:
+            return None
+        positions = POSITIONS[class_name]
+        position = positions.index(name) if name in positions else None
+        return replace_argument(source, call, name, value, position=position)
+
+    def _call(self, span: Span | None) -> tuple[SourceFile | None, ast.Call | None]:
+        source = None if span is None else self._read_source(Path(span.path))
+        if span is None or source is None:
+            return None, None
+        return source, source.call_at(span.line, span.column, span.end_line, span.end_column)
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _fits(call: NormCall) -> bool:
+    """Whether a norm gets the number of channels that it was built for."""
+    features = call.layer.num_features
+    return call.kind in ("layer", "rms") or features is None or call.shape[1] == features
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """A copy of a model whose tensors are on the meta device; the model itself when it is there already.
+
+    Nothing of the given model is changed and no weight is copied. Raises `TargetError` when it cannot be copied.
+    """
+    tensors = [tensor for module in model.modules() for tensor in _tensors_of(module)]
+    if all(tensor.device.type == "meta" for tensor in tensors) and not _has_foreign(model):
+        return model
+    memo: dict[int, Any] = {}
+    for tensor in tensors:
+        memo[id(tensor)] = _to_meta(tensor)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise TargetError(
+            f"the model cannot be copied ({type(error).__name__}: {error}), so it cannot be traced without touching it",
+            "name a function that builds it, as in bnlint check model.py:build_model",
+            code="BN902",
+        ) from error
+
+
+def _has_foreign(model: nn.Module) -> bool:
+    return not hasattr(model, "_bnlint_span")
+
+
+def _is_lazy(model: nn.Module) -> bool:
+    return any(nn.parameter.is_lazy(tensor) for module in model.modules() for tensor in _tensors_of(module))
+
+
+def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
+    if isinstance(tensor, nn.UninitializedParameter):
+        return nn.UninitializedParameter(requires_grad=tensor.requires_grad, device="meta")
+    if isinstance(tensor, nn.UninitializedBuffer):
+        return nn.UninitializedBuffer(device="meta")
+    moved = torch.empty_like(tensor, device="meta", requires_grad=False)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(moved, requires_grad=tensor.requires_grad)
+    return moved
+
+
+def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    found = [*module._parameters.values(), *module._buffers.values()]
+    found += [value for value in vars(module).values() if isinstance(value, torch.Tensor) and value.grad_fn is not None]
+    return [tensor for tensor in found if tensor is not None]
+
+
+def _torch_class(module: nn.Module) -> str:
+    """The name of a module's class without what parametrization puts before it."""
+    return type(module).__name__.removeprefix("Parametrized")
+
+
+def _meta_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _real_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, dtype=dtype)
+    if dtype is torch.bool:
+        return torch.rand(shape) > 0.5
+    return torch.randint(0, 2, shape, dtype=dtype)
+
+
+def _data_dependence(first: ModelGraph, second: ModelGraph) -> ModelGraph:
+    """The first graph, with norm calls marked whose rows differ between two runs on different data."""
+    if len(first.norm_calls) != len(second.norm_calls):
+        return first
+    calls = []
+    for one, other in zip(first.norm_calls, second.norm_calls, strict=True):
+        if one.path == other.path and not one.data_dependent and _rows_differ(one.shape, other.shape):
+            one = replace(one, data_dependent=True, data_dependent_origin="values of the input")
+        calls.append(one)
+    return replace(first, norm_calls=tuple(calls))
+
+
+def _rows_differ(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    if len(one) != len(other) or one == other:
+        return False
+    fixed = [a for axis, (a, b) in enumerate(zip(one, other, strict=True)) if axis != 1 and a == b]
+    return math.prod(fixed) == 1
+

@@ -1,0 +1,82 @@
+"""The traced model: a `torch.fx.Graph` with shapes, plus the norm calls found in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.fx import Graph, Node
+
+    from bnlint.graph.layer import NormCall
+    from bnlint.graph.layout import FeatureAxis
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardError:
+    """What the model's forward raised: the exception's type and text, the innermost module and the user's line.
+
+    `values_missing` says that tensors without values were the cause, not the model.
+    """
+
+    type_name: str
+    message: str
+    module: str | None
+    path: str | None
+    line: int | None
+    details: str = ""
+    values_missing: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ModelGraph:
+    """One recorded forward pass in training mode at one batch size.
+
+    `called_modules` are the paths of the modules that ran, `used_parameters` those of the parameters that an
+    operation or a leaf module read, `opaque_modules` those that cannot be looked into (scripted ones).
+
+    `fx` holds fx's node kinds; every node's `meta` has: "shape" (a tuple of ints, or a nested list/dict of such
+    tuples for several tensors, or None), "dtype" (likewise, names as "float32"), "op" (the name of the function, method or
+    module class), "from_input" (whether it depends on the model's input), "module" (path of the module whose
+    forward made the node; for a leaf module its own path), "span" (the user's line, or None), "owner_call" (index of that module call). `step` is how far down the capture ladder this
+    is: "meta" (values unknown), "real" (small real tensors), "partial" (recorded up to a failure, `error` says
+    which) or "modules" (nothing ran). `coverage` is the share of called-for modules that were recorded, 0 to 1.
+    `output` is the shape of the model's output, nested as the model returns it, with a tuple for each tensor.
+    """
+
+    fx: Graph
+    batch_size: int
+    inputs: tuple[tuple[int, ...], ...]
+    norm_calls: tuple[NormCall, ...]
+    output: Any
+    step: str
+    coverage: float = 1.0
+    error: ForwardError | None = None
+    called_modules: frozenset[str] = field(default_factory=frozenset)
+    used_parameters: frozenset[str] = field(default_factory=frozenset)
+    opaque_modules: tuple[str, ...] = ()
+
+    def calls(self, kind: str) -> tuple[NormCall, ...]:
+        """The norm calls of one kind ("batch", "instance", "group", "layer", "rms") in the order they ran."""
+        return tuple(call for call in self.norm_calls if call.kind == kind)
+
+    def distinct_calls(self, *kinds: str) -> tuple[tuple[NormCall, int], ...]:
+        """The norm calls of some kinds, each with how often it ran: a shared layer repeats itself on equal shapes."""
+        counts: dict[Any, list[NormCall]] = {}
+        for call in self.norm_calls:
+            if call.kind in kinds:
+                counts.setdefault((call.path, call.span, call.shape, call.data_dependent), []).append(call)
+        return tuple((calls[0], len(calls)) for calls in counts.values())
+
+    def node_module(self, node: Node) -> Any:
+        """The module that a call_module node ran."""
+        return node.meta["leaf"]
+
+    @cached_property
+    def feature_axes(self) -> Mapping[Node, FeatureAxis]:
+        """Which axis of a node's output holds the features, for the nodes where the graph decides it."""
+        from bnlint.graph.layout import feature_axes  # torch is only needed once a graph exists
+
+        return feature_axes(self.fx)

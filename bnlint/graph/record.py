@@ -1,0 +1,670 @@
+"""The recording tracer: the model really runs, and every operation it makes becomes a `torch.fx` node.
+
+Symbolic tracing gives up on shape-dependent Python; a run on meta tensors follows it exactly. Functions are seen
+through a `TorchFunctionMode`, leaf modules through `nn.Module.__call__`. The norms' own one-value checks are
+intercepted, so that the recording goes on behind a norm that would raise and every such norm is seen.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from bnlint.graph import datadependent, norms
+from bnlint.graph.devices import is_move, stay, without_device
+from bnlint.graph.frames import calling_frame, is_internal, span_of_frame
+from bnlint.graph.layer import Layer, NormCall
+from bnlint.graph.model_graph import ForwardError, ModelGraph
+from bnlint.source.file import display_path
+
+# Queries that give no tensor: nothing to record.
+_QUERIES = frozenset(
+    {
+        "size", "dim", "numel", "nelement", "stride", "is_floating_point", "is_complex", "is_contiguous", "element_size",
+        "ndimension", "data_ptr", "get_device", "requires_grad_", "register_hook", "storage_offset", "is_inference",
+        "__len__", "__hash__", "__repr__", "__format__", "is_same_size", "type", "untyped_storage",
+    }
+)  # fmt: skip
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class Recorder(fx.Tracer):
+    """Records one forward pass of a module; made anew for each pass.
+
+    `layers` are the views of the module's norm layers by path.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, Layer]) -> None:
+        super().__init__()
+        self.root = model
+        self.graph = fx.Graph(tracer_cls=type(self))
+        self.layers = layers
+        self.paths: dict[int, str] = {}
+        self.owners: dict[int, str] = {}  # parameter or buffer -> the path of the module that holds it
+        self.names: dict[int, str] = {}
+        for path, module in model.named_modules():
+            self.paths[id(module)] = path
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    self.owners[id(tensor)] = path
+                    self.names[id(tensor)] = f"{path}.{name}" if path else name
+        self.nodes: dict[int, tuple[weakref.ref[Tensor], fx.Node]] = {}
+        self.stand_ins: dict[int, tuple[Tensor, Tensor]] = {}  # a CPU tensor and the meta tensor used in its place
+        self.stack: list[str] = [""]
+        self.calls: list[int] = [0]
+        self.call_count = 0
+        self.norm_calls: list[NormCall] = []
+        self.called: set[str] = set()
+        self.used_parameters: set[str] = set()
+        self.opaque: list[str] = []
+        self.checkpoints = 0
+        self.in_leaf = False
+        self.failed_module: str | None = None
+        self.sizes = datadependent.Sizes()
+
+    # What becomes a leaf --------------------------------------------------------------------------------------
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str = "") -> bool:
+        """A module whose class has its `forward` in `torch.nn` and that runs no other module; scripted ones too."""
+        if isinstance(m, torch.jit.ScriptModule):
+            return True
+        if isinstance(m, nn.MultiheadAttention):
+            return True
+        if "forward" in vars(m):
+            return False  # replaced on this very object
+        if not (type(m).forward.__module__ or "").startswith(("torch.nn.modules", "torch.ao.nn")):
+            return False
+        if isinstance(m, _CONTAINERS):
+            return False
+        return all(name == "parametrizations" for name in m._modules)
+
+    # Tensors and nodes ----------------------------------------------------------------------------------------
+
+    def bind(self, tensor: Tensor, node: fx.Node) -> None:
+        """From now on `tensor` is what `node` gave."""
+        self.nodes[id(tensor)] = (weakref.ref(tensor), node)
+
+    def node_of(self, tensor: Tensor) -> fx.Node:
+        """The node that gave a tensor; a parameter, a buffer or a constant gets a get_attr node when first used."""
+        known = self.nodes.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return known[1]
+        name = self.names.get(id(tensor))
+        if name is None:
+            name = f"_tensor_constant{len(self.nodes)}"
+        elif isinstance(tensor, nn.Parameter):
+            self.used_parameters.add(name)
+        node = self.graph.create_node("get_attr", name)
+        self.describe(node, tensor, frame=None)
+        node.meta["from_input"] = False
+        self.bind(tensor, node)
+        return node
+
+    def describe(self, node: fx.Node, value: Any, frame: Any) -> None:
+        """Fill `node.meta` with shapes, types, the module and the user's line."""
+        meta = node.meta
+        if isinstance(value, Tensor):
+            meta["shape"], meta["dtype"] = tuple(value.shape), str(value.dtype)[6:]
+        else:
+            meta["shape"], meta["dtype"] = shapes(value), _dtypes(value)
+        meta["module"] = self.stack[-1]
+        meta["owner_call"] = self.calls[-1]
+        meta["span"] = None if frame is None else span_of_frame(frame)
+        meta["checkpointed"] = self.checkpoints > 0
+
+    def add(self, op: str, target: Any, name: str, args: Any, kwargs: Any, frame: Any) -> fx.Node:
+        """A new node whose tensor arguments are replaced by their nodes."""
+        inputs: list[fx.Node] = []
+
+        def visit(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                inputs.append(self.node_of(value))
+                return inputs[-1]
+            if isinstance(value, (list, tuple)):
+                return [visit(item) for item in value]
+            if isinstance(value, dict):
+                return {key: visit(item) for key, item in value.items()}
+            if isinstance(value, (int, float, str, bool, torch.dtype, torch.device, slice, type(None), type(...))):
+                return value
+            return repr(type(value))  # an object that is no tensor cannot matter to the data flow
+
+        node_args = tuple(visit(item) for item in args)
+        node_kwargs = {key: visit(item) for key, item in kwargs.items()}
+        node = self.graph.create_node(op, target, node_args, node_kwargs, name=None)
+        node.meta["op"] = name
+        node.meta["from_input"] = any(item.meta["from_input"] for item in inputs)
+        return node
+
+    def finish(self, node: fx.Node, value: Any, frame: Any) -> None:
+        """Describe a node's result and bind its tensors, through getitem nodes where there are several."""
+        self.describe(node, value, frame)
+        self.sizes.propagate(node, value)
+        if isinstance(value, Tensor):
+            self.bind(value, node)
+            return
+        for key, item in _items(value):
+            if isinstance(item, Tensor):
+                known = self.nodes.get(id(item))
+                if known is not None and known[0]() is item:
+                    continue  # a tensor passed through unchanged
+            elif not isinstance(item, (list, tuple, dict)):
+                continue
+            part = self.graph.create_node("call_function", _getitem, (node, key))
+            part.meta["op"] = "getitem"
+            part.meta["from_input"] = node.meta["from_input"]
+            self.finish(part, item, frame)
+
+    # Calls ----------------------------------------------------------------------------------------------------
+
+    def function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a torch function or tensor method and record it when it gives or changes a tensor."""
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            value = func(*args, **kwargs)
+            if isinstance(value, Tensor) and value is not args[0]:
+                self.record_function(func, getattr(func, "__self__", func).__name__, args, kwargs, value)
+            return value
+        if name in _QUERIES:
+            return func(*args, **kwargs)
+        if self.stand_ins:
+            args, kwargs = self.replaced(args), self.replaced(kwargs)
+        if is_move(name) and args and isinstance(args[0], Tensor):
+            value = stay(args[0], name, args, kwargs)
+        else:
+            if "device" in kwargs:
+                kwargs = without_device(kwargs)
+            value = self.run(func, name, args, kwargs)
+        if name == "__setitem__":
+            args = self.replaced(args) if self.stand_ins else args
+            self.record_function(func, name, args, kwargs, args[0])  # the tensor written to has a new value
+        elif value is not None and _holds_tensor(value):
+            self.record_function(func, name, args, kwargs, value)
+        return value
+
+    def record_function(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
+    ) -> None:
+        frame = calling_frame(sys._getframe(2))
+        method = getattr(func, "__objclass__", None) is not None or name.startswith("__")
+        method = method and bool(args) and isinstance(args[0], Tensor)
+        node = self.add("call_method" if method else "call_function", name if method else func, name, args, kwargs, frame)
+        self.finish(node, value, frame)
+        if func in norms.FUNCTIONS:
+            self.functional_norm(func, node, args, kwargs)
+
+    def run(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function; where a meta tensor meets one on the CPU, or a size depends on data, help it over."""
+        if func in _KERNELS and (value := _normalised(func, args, kwargs)) is not None:
+            return value
+        try:
+            return func(*args, **kwargs)
+        except Exception as error:
+            replacement = self.sizes.answer(self, func, name, args, kwargs)
+            if replacement is None and func in norms.FUNCTIONS:
+                replacement = _despite_width(norms.bind(func, args, kwargs))
+            if replacement is not None:
+                return replacement
+            if not _mixed_devices(args, kwargs):
+                raise
+            args, kwargs = self.promoted(args), self.promoted(kwargs)
+            try:
+                return func(*args, **kwargs)
+            except Exception:
+                replacement = self.sizes.answer(self, func, name, args, kwargs)
+                if replacement is not None:
+                    return replacement
+                raise error from None
+
+    def promoted(self, value: Any) -> Any:
+        """The same arguments with every CPU tensor replaced by a meta tensor, remembered for later uses."""
+        if isinstance(value, Tensor) and value.device.type == "cpu":
+            stand_in = torch.empty_like(value, device="meta")
+            self.stand_ins[id(value)] = (value, stand_in)
+            known = self.nodes.get(id(value))
+            if known is not None and known[0]() is value:
+                self.bind(stand_in, known[1])
+            return stand_in
+        return _mapped(value, self.promoted)
+
+    def replaced(self, value: Any) -> Any:
+        """The same arguments with the meta tensors that stand for CPU tensors."""
+        if isinstance(value, Tensor):
+            known = self.stand_ins.get(id(value))
+            return value if known is None or known[0] is not value else known[1]
+        return _mapped(value, self.replaced)
+
+    def module(self, original: Callable[..., Any], m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a module: a leaf becomes one node, any other is entered."""
+        if self.in_leaf:
+            return original(m, *args, **kwargs)
+        path = self.paths.get(id(m))
+        if path is None:
+            path = self.stack[-1]  # built during the forward pass: it has no path of its own
+        else:
+            self.called.add(path)
+        self.call_count += 1
+        leaf = self.is_leaf_module(m, path)
+        self.stack.append(path)
+        self.calls.append(self.call_count)
+        try:
+            if not leaf:
+                return original(m, *args, **kwargs)
+            return self.leaf(original, m, args, kwargs)
+        except Exception:
+            if self.failed_module is None:
+                self.failed_module = path
+            raise
+        finally:
+            self.stack.pop()
+            self.calls.pop()
+
+    def leaf(self, original: Callable[..., Any], m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a leaf module out of the recorder's sight and record it as one call_module node."""
+        if self.stand_ins:
+            args, kwargs = self.replaced(args), self.replaced(kwargs)
+        frame = calling_frame(sys._getframe(2))
+        path = self.stack[-1]
+        registered = id(m) in self.paths
+        node = self.add("call_module", path, type(m).__name__, args, kwargs, frame)
+        node.meta["leaf"] = m
+        node.meta["registered"] = registered
+        if isinstance(m, torch.jit.ScriptModule):
+            self.opaque.append(path)
+        for name, tensor in m._parameters.items():
+            if tensor is not None:
+                self.used_parameters.add(f"{path}.{name}")
+        kind = norms.kind_of(m)
+        shape = _input_shape(args, kwargs)
+        self.in_leaf = True
+        try:
+            with torch._C.DisableTorchFunction():
+                value = self.run_leaf(original, m, args, kwargs)
+        except Exception:
+            if kind is None or shape is None:
+                raise
+            if not (_wrong_width(m, kind, shape) or _unusable_eps(m)):
+                if len(shape) > 1:
+                    self.layer_norm_call(m, kind, path, registered, node, shape)  # the call that raised counts too
+                raise
+            value = torch.empty_like(args[0] if args else kwargs["input"])  # BN204 and BN206 report it
+        finally:
+            self.in_leaf = False
+        self.finish(node, value, frame)
+        if kind is not None and shape is not None:
+            self.layer_norm_call(m, kind, path, registered, node, shape)
+        return value
+
+    def run_leaf(self, original: Callable[..., Any], m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return original(m, *args, **kwargs)
+        except Exception:
+            if not _mixed_devices(args, kwargs, list(m._parameters.values())):
+                raise
+            return original(m, *self.promoted(args), **self.promoted(kwargs))
+
+    # Norm calls -----------------------------------------------------------------------------------------------
+
+    def layer_norm_call(
+        self, m: nn.Module, kind: str, path: str, registered: bool, node: fx.Node, shape: tuple[int, ...]
+    ) -> None:
+        layer = self.layers.get(path) if registered else None
+        if layer is None:
+            layer = replace(norms.layer_of(path, m, kind), span=node.meta["span"], functional=True)
+        statistics = kind not in ("batch", "instance") or m.training or m._buffers.get("running_mean") is None
+        arguments = {
+            "num_groups": getattr(m, "num_groups", 1),
+            "normalized_shape": getattr(m, "normalized_shape", ()),
+        }
+        self.norm_call(layer, node, shape, arguments, statistics)
+
+    def functional_norm(self, func: Any, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kind = norms.FUNCTIONS[func][0]
+        arguments = norms.bind(func, args, kwargs)
+        source = arguments.get("input")
+        if not isinstance(source, Tensor):
+            return
+        shape = tuple(source.shape)
+        statistics = True
+        if kind == "batch":
+            statistics = bool(arguments["training"])
+        elif kind == "instance":
+            statistics = bool(arguments["use_input_stats"])
+        layer = self.owning_layer(arguments, kind)
+        if layer is None:
+            layer = norms.functional_layer(
+                self.stack[-1], kind, arguments, shape, statistics or kind not in ("batch",), node.meta["span"]
+            )
+        self.norm_call(layer, node, shape, arguments, statistics)
+
+    def owning_layer(self, arguments: Mapping[str, Any], kind: str) -> Layer | None:
+        """The norm layer whose statistics or weight a functional call uses, else the norm layer that makes it."""
+        for name in ("running_mean", "weight"):
+            tensor = arguments.get(name)
+            owner = self.owners.get(id(tensor)) if isinstance(tensor, Tensor) else None
+            if owner is not None and owner in self.layers:
+                self.called.add(owner)
+                return self.layers[owner]
+        here = self.layers.get(self.stack[-1])
+        return here if here is not None and here.kind == kind else None
+
+    def norm_call(
+        self, layer: Layer, node: fx.Node, shape: tuple[int, ...], arguments: Mapping[str, Any], statistics: bool
+    ) -> None:
+        source = node.all_input_nodes[0] if node.all_input_nodes else node
+        axes = () if layer.kind != "batch" else (0, *range(2, len(shape)))
+        origin = datadependent.row_origin(source, shape, axes)
+        self.norm_calls.append(
+            NormCall(
+                layer=layer,
+                node=node,
+                shape=shape,
+                values=norms.statistics_values(layer.kind, shape, arguments),
+                uses_batch_statistics=statistics,
+                data_dependent=origin is not None,
+                data_dependent_origin=origin,
+                checkpointed=self.checkpoints > 0,
+            )
+        )
+
+    # The pass -------------------------------------------------------------------------------------------------
+
+    def record(self, args: Sequence[Any], kwargs: Mapping[str, Any], batch_size: int, step: str) -> ModelGraph:
+        """Run the model on these inputs and return its graph; a failure is kept in `ModelGraph.error`."""
+        inputs = []
+        for name, value in [*((f"input_{i}", item) for i, item in enumerate(args)), *kwargs.items()]:
+            node = self.graph.create_node("placeholder", name)
+            node.meta.update(op="placeholder", from_input=True)
+            self.finish(node, value, None)
+            inputs.extend(_shapes_flat(value))
+        error: ForwardError | None = None
+        output: Any = None
+        try:
+            with _recording(self):
+                output = self.root(*args, **kwargs)
+            node = self.graph.create_node("output", "output", (self.output_node(output),))
+            node.meta.update(op="output", from_input=True)
+            self.describe(node, output, None)
+        except (Exception, SystemExit) as failure:
+            error = forward_error(failure, self.failed_module)
+        total = [path for path, module in self.root.named_modules() if not module._modules]
+        done = sum(path in self.called for path in total)
+        return ModelGraph(
+            fx=self.graph,
+            batch_size=batch_size,
+            inputs=tuple(inputs),
+            norm_calls=tuple(self.norm_calls),
+            output=None if error else shapes(output),
+            step=step if error is None else "partial",
+            coverage=1.0 if error is None else (done / len(total) if total else 0.0),
+            error=error,
+            called_modules=frozenset(self.called),
+            used_parameters=frozenset(self.used_parameters),
+            opaque_modules=tuple(dict.fromkeys(self.opaque)),
+        )
+
+    def output_node(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.node_of(value)
+        if not isinstance(value, Mapping) and hasattr(value, "__dataclass_fields__"):
+            value = dict(_items(value))
+        mapped = _mapped(value, self.output_node)
+        return mapped if isinstance(mapped, (list, tuple, dict)) else None
+
+
+class _Mode(TorchFunctionMode):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return self.recorder.function(func, args, kwargs or {})
+
+
+@contextmanager
+def _recording(recorder: Recorder) -> Iterator[None]:
+    original = nn.Module.__call__
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return recorder.module(original, self, args, kwargs)
+
+    with ExitStack() as stack:
+        stack.callback(setattr, nn.Module, "__call__", original)
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        stack.enter_context(norms_intercepted())
+        stack.enter_context(_checkpoints_marked(recorder))
+        if "torch._dynamo" in sys.modules:  # what torch.compile wraps is recorded as the user wrote it
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_Mode(recorder))
+        yield
+
+
+@contextmanager
+def norms_intercepted() -> Iterator[None]:
+    """While active, a norm over a single value does not raise: the rules judge it from its shape.
+
+    On meta tensors the norms are not computed at all: torch's kernels for them are Python there, slow, and the one of
+    batch norm divides by zero on a single value.
+    """
+
+    def unchecked(size: Any) -> None:
+        return None
+
+    functional = torch.nn.functional
+    patches: list[tuple[Any, str, Any]] = [
+        (functional, "_verify_batch_size", unchecked),
+        (functional, "_verify_spatial_size", unchecked),
+        *((torch, name, _shortcut(original)) for name, original in _NORM_KERNELS.items()),
+    ]
+    with ExitStack() as stack:
+        for owner, name, value in patches:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+        yield
+
+
+_NORM_KERNELS = {
+    name: getattr(torch, name) for name in ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm")
+}
+_KERNELS = frozenset(_NORM_KERNELS.values())
+
+
+def _shortcut(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if torch.overrides.has_torch_function(args[:1]):
+            return kernel(*args, **kwargs)  # the recorder sees this call and comes back through `_normalised`
+        result = _normalised(kernel, args, kwargs)
+        return kernel(*args, **kwargs) if result is None else result
+
+    return run
+
+
+def _normalised(kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """What a norm gives on a meta tensor, as far as shapes go; None where the real kernel has to answer."""
+    source = args[0] if args else None
+    if not isinstance(source, Tensor) or source.device.type != "meta" or source.dim() < 2:
+        return None
+    bound = norms.bind(kernel, args, kwargs)
+    if "normalized_shape" in bound:
+        width = tuple(bound["normalized_shape"])
+        if tuple(source.shape[-len(width) :]) != width:
+            return None
+        elements = math.prod(width)
+    else:
+        elements = source.shape[1]
+        if elements % int(bound.get("num_groups", 1)):
+            return None
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        tensor = bound.get(name)
+        if tensor is not None and tensor.numel() != elements:
+            return None
+    return source.clone()
+
+
+@contextmanager
+def _checkpoints_marked(recorder: Recorder) -> Iterator[None]:
+    """While active, activation checkpointing runs its function once and what runs inside is marked."""
+    module = torch.utils.checkpoint
+    names = ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
+    originals = {name: getattr(module, name) for name in names}
+
+    class Reentrant:
+        @staticmethod
+        def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+            recorder.checkpoints += 1
+            try:
+                return function(*args)
+            finally:
+                recorder.checkpoints -= 1
+
+    def not_reentrant(*args: Any, **kwargs: Any) -> Iterator[None]:
+        recorder.checkpoints += 1
+        try:
+            yield
+        finally:
+            recorder.checkpoints -= 1
+
+    module.CheckpointFunction = Reentrant  # type: ignore[misc, assignment]
+    module._checkpoint_without_reentrant_generator = not_reentrant  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(module, name, original)
+
+
+# How torch words the failure of an operation on tensors without values, or on a mix of those and real ones.
+_VALUE_ERRORS = (
+    "meta tensor", "Meta tensor", "meta device", "device meta", "'Meta'", "Meta backend", "'meta'", "data-dependent", "Meta tensors",
+    "aten::_local_scalar_dense", "FakeTensor", "not on the expected device", "found at least two devices",
+)  # fmt: skip
+
+
+def forward_error(failure: BaseException, module: str | None) -> ForwardError:
+    """What a forward raised, at the innermost line outside torch."""
+    frames = traceback.extract_tb(failure.__traceback__)
+    place = next((frame for frame in reversed(frames) if not is_internal(frame.filename)), None)
+    message = str(failure).strip() or "no message"
+    return ForwardError(
+        type_name=type(failure).__name__,
+        message=message,
+        module=module,
+        path=None if place is None else display_path(place.filename),
+        line=None if place is None else place.lineno,
+        details="".join(traceback.format_exception(failure)),
+        values_missing=any(sign in message for sign in _VALUE_ERRORS),
+    )
+
+
+def shapes(value: Any) -> Any:
+    """The shapes in a nested value: a tuple of ints for each tensor, None for what is no tensor."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, Mapping):
+        return {key: shapes(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shapes(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: shapes(getattr(value, name)) for name in value.__dataclass_fields__}
+    return None
+
+
+def _dtypes(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return str(value.dtype).removeprefix("torch.")
+    if isinstance(value, Mapping):
+        return {key: _dtypes(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_dtypes(item) for item in value]
+    return None
+
+
+def _shapes_flat(value: Any) -> list[tuple[int, ...]]:
+    if isinstance(value, Tensor):
+        return [tuple(value.shape)]
+    return [shape for _, item in _items(value) for shape in _shapes_flat(item)]
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, (list, tuple)):
+        return list(enumerate(value))
+    if hasattr(value, "__dataclass_fields__"):
+        return [(name, getattr(value, name)) for name in value.__dataclass_fields__]
+    return []
+
+
+def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    if isinstance(value, tuple):
+        items = [function(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [function(item) for item in value]
+    if isinstance(value, dict):
+        return {key: function(item) for key, item in value.items()}
+    return value
+
+
+def _holds_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or any(_holds_tensor(item) for _, item in _items(value))
+
+
+def _mixed_devices(*values: Any) -> bool:
+    found: set[str] = set()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.add(value.device.type)
+        else:
+            for _, item in _items(value):
+                visit(item)
+
+    visit(list(values))
+    return {"meta", "cpu"} <= found
+
+
+def _input_shape(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...] | None:
+    value = args[0] if args else kwargs.get("input", kwargs.get("x"))
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def _wrong_width(m: nn.Module, kind: str, shape: tuple[int, ...]) -> bool:
+    """Whether a norm was given another number of channels than it was built for."""
+    if kind in ("layer", "rms"):
+        expected = tuple(getattr(m, "normalized_shape", ()))
+        return len(shape) > len(expected) and tuple(shape[-len(expected) :]) != expected
+    features = getattr(m, "num_features", getattr(m, "num_channels", None))
+    dimensions = {"1d": (2, 3), "2d": (4,), "3d": (5,)}.get(type(m).__name__[-2:], (2, 3, 4, 5))
+    return len(shape) in dimensions and features is not None and math.prod(shape[1:2]) != features
+
+
+def _despite_width(arguments: Mapping[str, Any]) -> Tensor | None:
+    """The result of a batch norm function whose input has another width than its statistics; BN206 reports it."""
+    source = arguments.get("input")
+    if not isinstance(source, Tensor) or source.dim() < 2 or "running_mean" not in arguments:
+        return None
+    named = (arguments.get(name) for name in ("running_mean", "weight"))
+    widths = {tensor.numel() for tensor in named if isinstance(tensor, Tensor)}
+    return torch.empty_like(source) if widths - {source.shape[1]} else None
+
+
+def _unusable_eps(m: nn.Module) -> bool:
+    eps = getattr(m, "eps", None)
+    return isinstance(eps, (int, float)) and eps <= 0
+
+
+def _getitem(value: Any, key: Any) -> Any:
+    return value[key] if not hasattr(value, "__dataclass_fields__") else getattr(value, key)

@@ -1,0 +1,35 @@
+"""Options: what one run was asked to do, as plain frozen values that travel to the worker as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Options:
+    """`facts` holds the training facts given by flags, under the names and value forms of the native training file
+    (`inputs` as a list of shapes); `named_inputs` the shapes of `--input Name=...`, by target or class name.
+    `training_files` are read in order, the later overrides. `severities` maps a code to a level.
+    """
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    extend_select: tuple[str, ...] = ()
+    preview: bool = False
+    severities: Mapping[str, str] = field(default_factory=dict)
+    training_files: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    named_inputs: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float = 300.0
+    no_exec: bool = False
+    debug: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Options:
+        tuples = ("select", "ignore", "extend_select", "training_files")
+        return cls(**{name: tuple(item) if name in tuples else item for name, item in value.items()})

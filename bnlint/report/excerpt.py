@@ -1,0 +1,96 @@
+"""Excerpts: the source lines of a finding with the place marked, and what a fix does to them."""
+
+from __future__ import annotations
+
+import textwrap
+import tokenize
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from rich.cells import cell_len
+
+from bnlint.diagnostic import Edit, Span
+from bnlint.report.words import printable
+
+ReadLines = Callable[[str], Sequence[str]]
+
+MARKED_LINES = 5  # of a place that spans more lines, the first ones are shown
+PREVIEW_LINES = 12
+
+
+def read_lines(path: str) -> Sequence[str]:
+    """The lines of a Python file; none when it cannot be read."""
+    try:
+        with tokenize.open(Path(path)) as file:
+            return file.read().split("\n")  # not splitlines: a form feed ends no line for Python
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return ()
+
+
+def marked(span: Span, lines: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """The lines around a place as (line number, text, carets below it); nothing past the end of the file."""
+    if not 1 <= span.line <= len(lines):
+        return
+    last = min(span.end_line, span.line + MARKED_LINES - 1, len(lines))
+    for number in range(max(span.line - 1, 1), min(last + 1, len(lines)) + 1):
+        line = lines[number - 1].rstrip()
+        carets = _carets(span, number, line) if span.line <= number <= last else ""
+        yield str(number), _shown(line), carets
+
+
+def _carets(span: Span, number: int, line: str) -> str:
+    indent = len(line) - len(line.lstrip())
+    begin = span.column - 1 if number == span.line else indent
+    end = span.end_column - 1 if number == span.end_line else len(line)
+    return " " * cell_len(_shown(line[:begin])) + "^" * max(cell_len(_shown(line[begin:end])), 1)
+
+
+def _shown(line: str) -> str:
+    """A source line as the terminal shows it: every tab is four columns, wherever it stands."""
+    return printable(line.replace("\t", "    "))
+
+
+def preview(edits: Iterable[Edit], read: ReadLines) -> Iterator[tuple[str, str]]:
+    """What edits change, as ("-", old line) and ("+", new line), without the indent that all lines share."""
+    shown = 0
+    for group in _adjacent(sorted(edits)):
+        lines = read(group[0].path)
+        first, last = group[0].start[0], max(edit.end[0] for edit in group)
+        if last > len(lines):
+            continue
+        old = "\n".join(lines[first - 1 : last])
+        new = _spliced(old, group, first)
+        both = textwrap.dedent("\n".join((old, new))).split("\n")
+        signs = "-" * len(old.split("\n")) + "+" * len(new.split("\n"))
+        for sign, line in zip(signs, both, strict=True):
+            if shown == PREVIEW_LINES:
+                yield " ", "..."
+                return
+            shown += 1
+            yield sign, _shown(line.rstrip())
+
+
+def _adjacent(edits: Sequence[Edit]) -> Iterator[list[Edit]]:
+    """Edits that touch the same lines together."""
+    group: list[Edit] = []
+    for edit in edits:
+        if group and (edit.path != group[0].path or edit.start[0] > max(item.end[0] for item in group)):
+            yield group
+            group = []
+        group.append(edit)
+    if group:
+        yield group
+
+
+def _spliced(text: str, edits: Sequence[Edit], first: int) -> str:
+    """The text, which begins at line `first`, after the edits."""
+    starts = [0]
+    for line in text.split("\n"):
+        starts.append(starts[-1] + len(line) + 1)
+
+    def offset(position: tuple[int, int]) -> int:
+        return starts[position[0] - first] + position[1] - 1
+
+    for edit in reversed(edits):
+        text = text[: offset(edit.start)] + edit.text + text[offset(edit.end) :]
+    return text

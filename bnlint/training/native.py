@@ -1,0 +1,219 @@
+"""The native training file: the facts of TrainingConfig under their own names."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bnlint.training.config import FIELDS, Source, TensorShape, TrainingConfig
+from bnlint.training.yaml import Value
+
+NAME = "native"
+
+_LARGEST = 1e15  # beyond it a float no longer tells whole numbers apart and torch's sizes overflow
+_DTYPES = (
+    *("float32", "float64", "float16", "bfloat16", "complex64", "complex128"),
+    *("int64", "int32", "int16", "int8", "uint8", "bool"),
+)
+
+
+def matches(document: Value, path: Path) -> bool:
+    """Whether every top-level key is a fact's name; an empty file is a native file without facts."""
+    return document.data is None or (isinstance(document.data, dict) and document.data.keys() <= set(FIELDS))
+
+
+def read(document: Value, path: Path) -> TrainingConfig:
+    """The facts of a document; raises ConfigurationError at the line of an unknown key or a wrong value."""
+    if document.data is None:
+        return TrainingConfig()
+    if not isinstance(document.data, dict):
+        raise document.error(
+            f"the file holds {_kind(document)}, not facts by name", "write lines such as 'batch_size: 4'"
+        )
+    facts: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    for key, value in document.data.items():
+        if key not in _READERS:
+            near = difflib.get_close_matches(str(key), FIELDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the facts are {', '.join(FIELDS)}"
+            raise Value(key, value.key_place).error(f"unknown key {str(key)!r}", hint)
+        if value.data is None:
+            continue
+        facts[key] = _READERS[key](key, value)
+        sources[key] = Source(value.place, key)
+    return TrainingConfig(**facts, sources=sources)
+
+
+def _kind(value: Value) -> str:
+    """What a value is, in words that name it."""
+    data = value.data
+    if isinstance(data, dict):
+        return "a mapping"
+    if isinstance(data, tuple):
+        return "a list"
+    if data is None:
+        return "nothing"
+    shown = repr(data)
+    return shown if len(shown) <= 40 else f"{shown[:40]}..."
+
+
+def _shown(number: float) -> str:
+    return "out of range" if abs(number) > _LARGEST else f"{number:g}"  # a huge integer has no float form
+
+
+def _count(name: str, value: Value) -> int:
+    data = value.data
+    if isinstance(data, bool) or not isinstance(data, int | float) or data % 1 != 0:
+        raise value.error(
+            f"{name} is {_kind(value)}, not a whole number", f"write a number such as '{name}: 4'"
+        )
+    if not 1 <= data <= _LARGEST:
+        raise value.error(
+            f"{name} is {_shown(data)}, it must be at least 1 and at most {_LARGEST:g}",
+            "correct the number or leave the line out",
+        )
+    return int(data)
+
+
+def _number(low: float, high: float = _LARGEST, *, positive: bool = False) -> Callable[[str, Value], float]:
+    def read_number(name: str, value: Value) -> float:
+        data = value.data
+        if isinstance(data, bool) or not isinstance(data, int | float):
+            raise value.error(
+                f"{name} is {_kind(value)}, not a number", f"write a number such as '{name}: 0.1'"
+            )
+        if not low <= data <= high or (positive and data == 0):
+            bound = f"above {low:g}" if positive else f"at least {low:g}"
+            raise value.error(
+                f"{name} is {_shown(data)}, it must be {bound} and at most {high:g}",
+                "correct the number or leave the line out",
+            )
+        return float(data)
+
+    return read_number
+
+
+def _boolean(name: str, value: Value) -> bool:
+    if not isinstance(value.data, bool):
+        raise value.error(
+            f"{name} is {_kind(value)}, not true or false", f"write '{name}: true' or '{name}: false'"
+        )
+    return value.data
+
+
+def _text(name: str, value: Value) -> str:
+    if not isinstance(value.data, str) or not value.data.strip():
+        raise value.error(f"{name} is {_kind(value)}, not a text", f"write a word after '{name}:'")
+    return value.data
+
+
+def _choice(*choices: str) -> Callable[[str, Value], str]:
+    def read_choice(name: str, value: Value) -> str:
+        text = value.data if isinstance(value.data, str) else None
+        if isinstance(value.data, int) and not isinstance(value.data, bool):
+            text = str(value.data)  # `precision: 32` is a number to YAML
+        if text in choices:
+            return text
+        near = difflib.get_close_matches(str(value.data), choices, n=1)
+        hint = f"did you mean {near[0]}?" if near else "write one of them"
+        raise value.error(f"{name} is {_kind(value)}, not one of {', '.join(choices)}", hint)
+
+    return read_choice
+
+
+def _snake_case(name: str, value: Value) -> str:
+    text = _text(name, value)
+    if re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", text):
+        return text
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])|[^A-Za-z0-9]+", "_", text).strip("_").lower()
+    raise value.error(
+        f"{name} is {text!r}, not in lower-case snake case", f"write '{name}: {words or 'adamw'}'"
+    )
+
+
+def _texts(name: str, value: Value) -> tuple[str, ...]:
+    if not isinstance(value.data, tuple):
+        raise value.error(f"{name} is {_kind(value)}, not a list", f"write '{name}: [\"...\"]'")
+    return tuple(_text(f"an item of {name}", item) for item in value.data)
+
+
+def _dtype(name: str, value: Value) -> str:
+    return _choice(*_DTYPES)(name, value)
+
+
+def _shape(name: str, value: Value) -> TensorShape:
+    dtype = "float32"
+    shape = value
+    if isinstance(value.data, dict):
+        unknown = [key for key in value.data if key not in ("shape", "dtype")]
+        if unknown or "shape" not in value.data:
+            found = f"the key {str(unknown[0])!r}" if unknown else "no shape"
+            raise value.error(f"{name} has {found}", "write {shape: [128], dtype: int64}")
+        shape = value.data["shape"]
+        if "dtype" in value.data:
+            dtype = _dtype(f"the dtype of {name}", value.data["dtype"])
+    if not isinstance(shape.data, tuple):
+        raise value.error(
+            f"{name} holds {_kind(shape)} where a shape is expected",
+            f"write a list of shapes without the batch axis, such as '{name}: [[3, 224, 224]]'",
+        )
+    return TensorShape(tuple(_count(f"a dimension of {name}", item) for item in shape.data), dtype)
+
+
+def _shapes(name: str, value: Value) -> tuple[TensorShape, ...]:
+    if not isinstance(value.data, tuple):
+        raise value.error(
+            f"{name} is {_kind(value)}, not a list of shapes",
+            f"write one shape per argument without the batch axis, such as '{name}: [[3, 224, 224]]'",
+        )
+    return tuple(_shape(name, item) for item in value.data)
+
+
+def _inputs(name: str, value: Value) -> tuple[TensorShape, ...] | dict[str, TensorShape]:
+    if not isinstance(value.data, dict):
+        return _shapes(name, value)
+    if "shape" in value.data and isinstance(getattr(value.data.get("dtype"), "data", None), str):
+        raise value.error(
+            f"{name} is one shape, not a list of shapes", "write [{shape: [128], dtype: int64}]"
+        )
+    return {
+        _text(f"a key of {name}", Value(key, item.key_place)): _shape(name, item)
+        for key, item in value.data.items()
+    }
+
+
+_READERS: dict[str, Callable[[str, Value], Any]] = {
+    "model": _text,
+    "inputs": _inputs,
+    "targets": _shapes,
+    "batch_size": _count,
+    "total_batch_size": _count,
+    "eval_batch_size": _count,
+    "world_size": _count,
+    "strategy": _choice("ddp", "fsdp", "deepspeed", "dp", "none"),
+    "device": _choice("cuda", "cpu", "mps"),
+    "sync_batchnorm": _boolean,
+    "broadcast_buffers": _boolean,
+    "find_unused_parameters": _boolean,
+    "gradient_accumulation_steps": _count,
+    "dataset_size": _count,
+    "drop_last": _boolean,
+    "epochs": _number(0, positive=True),
+    "max_steps": _count,
+    "precision": _choice("32", "fp16-mixed", "bf16-mixed", "fp16", "bf16"),
+    "optimizer": _snake_case,
+    "learning_rate": _number(0),
+    "reference_batch_size": _count,
+    "reference_learning_rate": _number(0, positive=True),
+    "weight_decay": _number(0),
+    "decay_norm": _boolean,
+    "loss": _snake_case,
+    "label_smoothing": _number(0, 1),
+    "pretrained": _boolean,
+    "frozen": _texts,
+    "domains": _texts,
+    "privacy": _choice("none", "dp-sgd"),
+}

@@ -1,0 +1,222 @@
+"""The worker: the process in which the checked code runs (`python -m bnlint.worker`, see `bnlint.session`).
+
+The request is one JSON line on standard input, which then stays open: its end means that the parent is gone.
+Answers are JSON lines on the descriptor that was standard output at the start; what the checked code prints
+goes to standard error. Where forking is safe, torch is imported once and every target runs in a child of its
+own, so that neither a crash nor a changed global (`sys.modules`, a default dtype) reaches the next one.
+
+The answers for a target: `{"begin": spec, "pid": n}`, any number of `{"result": {...}, "spec": spec}`, then
+`{"end": spec}`, or `{"died": spec, "status": n}` when its process vanished. `{"error": {...}}` is a
+`BnlintError`, `{"internal": {...}}` a fault of bnlint; both carry the spec that they belong to, or None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from bnlint.errors import BnlintError, ConfigurationError
+from bnlint.options import Options
+
+if TYPE_CHECKING:
+    from bnlint.report.report import TargetResult
+
+# macOS system frameworks do not survive a fork without exec, Windows has none
+FORKS = sys.platform == "linux"
+
+Answer = Callable[[dict[str, Any]], None]
+Run = Callable[[str], Iterator["TargetResult"]]
+
+
+class RefusedError(PermissionError):
+    """The checked code tried to leave its process. An OSError, as callers expect where such things fail."""
+
+
+def main() -> None:
+    lifeline, channel = _take_over_descriptors()
+
+    def answer(message: dict[str, Any]) -> None:
+        channel.write(json.dumps(message, default=str).encode() + b"\n")
+        channel.flush()
+
+    with _reported(answer, None):
+        _import_torch()
+        import bnlint.linter as _  # noqa: F401  # heavy imports happen once, while the parent still looks for files
+
+        request = json.loads(lifeline.readline() or "null")
+        if request is not None:
+            _serve(request, lifeline, answer)
+    channel.flush()
+    _leave(0)
+
+
+def _take_over_descriptors() -> tuple[IO[bytes], IO[bytes]]:
+    """Keep the standard streams for the parent; the checked code reads nothing, prints to standard error."""
+    lifeline, channel = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return lifeline, channel
+
+
+def _import_torch() -> None:
+    try:
+        import torch  # noqa: F401  # the import is the purpose
+    except ImportError as error:
+        raise ConfigurationError(
+            f"torch cannot be imported by {sys.executable}: {error}",
+            "install bnlint into the environment that trains the model",
+        ) from error
+
+
+def _import_what_forwards_need() -> None:
+    """Import what torch imports in the first forward on meta tensors: a second, which no child shall spend again."""
+    import torch._dynamo
+    import torch.fx.experimental.symbolic_shapes  # noqa: F401  # the imports are the purpose
+
+
+def _serve(request: dict[str, Any], lifeline: IO[bytes], answer: Answer) -> None:
+    from bnlint.training.flags import resolve
+
+    options = Options.from_json(request["options"])
+    resolve(options)  # what is wrong with the facts is wrong for every target: said once, before any
+    run = _command(request["command"], options)
+    if not FORKS:
+        _watch(lifeline)
+    elif len(request["targets"]) > 1:
+        _import_what_forwards_need()
+    for spec in request["targets"]:
+        if FORKS:
+            _run_in_child(spec, run, lifeline, answer)
+        else:
+            _run(spec, run, answer)
+
+
+def _command(command: str, options: Options) -> Run:
+    """What to do with one target."""
+    if command == "check":
+        from bnlint.linter import check_target
+        from bnlint.registry import load_rules, select
+
+        loaded = select(load_rules(), options)
+        return lambda spec: check_target(spec, options, loaded)
+
+    from bnlint.inventory import describe_target
+
+    return lambda spec: describe_target(spec, options)
+
+
+def _run_in_child(spec: str, run: Run, lifeline: IO[bytes], answer: Answer) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)  # the parent stops a target that takes too long with all that it started
+        _watch(lifeline)
+        _run(spec, run, answer)
+        _leave(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        sys.stderr.flush()
+        answer({"died": spec, "status": os.waitstatus_to_exitcode(status)})
+
+
+def _run(spec: str, run: Run, answer: Answer) -> None:
+    faulthandler.enable(file=2)  # a crash names the line in standard error
+    if hasattr(signal, "SIGUSR2"):
+        faulthandler.register(
+            signal.SIGUSR2, file=2, all_threads=False
+        )  # so does the parent after the time limit
+    sys.argv = [spec.partition(":")[0]]
+    answer({"begin": spec, "pid": os.getpid()})
+    with _reported(answer, spec):
+        _confine()
+        for result in run(spec):
+            answer({"result": result.to_json(), "spec": spec})
+    answer({"end": spec})
+
+
+def _watch(lifeline: IO[bytes]) -> None:
+    """End this process when the parent is gone, even killed: an endless loop must not outlive it."""
+
+    def wait() -> None:
+        os.read(lifeline.fileno(), 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _leave(status: int) -> None:
+    """Exit at once: threads and exit handlers of the checked code have no say."""
+    with contextlib.suppress(Exception):  # the checked code may have closed or replaced the streams
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+_REFUSED = {
+    "subprocess.Popen": "start a process",
+    "os.system": "run a shell command",
+    "os.exec": "replace the process",
+    "os.posix_spawn": "start a process",
+    "os.spawn": "start a process",
+    "os.startfile": "start a program",
+    "os.fork": "fork the process",
+    "os.forkpty": "fork the process",
+    "pty.spawn": "start a process",
+    "socket.getaddrinfo": "look up a network address",
+    "socket.gethostbyname": "look up a network address",
+    "socket.connect": "open a network connection",
+    "socket.sendto": "send to the network",
+}
+_confined = False
+
+
+def _confine() -> None:
+    """Refuse processes and network from here on; an audit hook cannot be removed, so it is added once."""
+    global _confined
+    if not _confined:
+        _confined = True
+        sys.addaudithook(_audit)
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    doing = _REFUSED.get(event)
+    if doing is None:
+        return
+    if event in ("socket.connect", "socket.sendto") and not isinstance(arguments[1], tuple):
+        return  # the path of a Unix socket: that stays on this machine
+    raise RefusedError(f"bnlint refused to {doing} ({event}) while the checked code ran")
+
+
+@contextlib.contextmanager
+def _reported(answer: Answer, spec: str | None) -> Iterator[None]:
+    """Answer with what went wrong instead of raising it."""
+    try:
+        yield
+    except BnlintError as error:
+        answer({"error": {"spec": spec, "message": error.message, "hint": error.hint}})
+    except Exception as error:  # a boundary: whatever it is, the parent has to hear of it
+        import traceback
+
+        answer(
+            {
+                "internal": {
+                    "spec": spec,
+                    "message": f"{type(error).__name__}: {error}",
+                    "traceback": traceback.format_exc(),
+                }
+            }
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,371 @@
+"""The linter: what rules say about real models, and what is said when a rule or a model cannot speak."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import bnlint
+from bnlint.api import Context, Diagnostic, NotChecked, Rule, Severity
+from bnlint.errors import BnlintError, ConfigurationError, UsageError
+from bnlint.linter import check, check_target
+from bnlint.options import Options
+from bnlint.registry import Loaded
+from bnlint.report.report import TargetResult
+
+HEADER = "import torch\nfrom torch import nn\n\n"
+
+
+class EveryBatchNorm(Rule):
+    """Says something about every batch norm."""
+
+    code = "TS101"
+    name = "every-batch-norm"
+    severity = Severity.WARNING
+    needs = ("modules",)
+
+    def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
+        for layer in context.batch_norms():
+            yield self.diagnostic(layer, f"momentum={layer.momentum}")
+
+
+class Crashing(EveryBatchNorm):
+    """Finds one fault and then fails."""
+
+    code = "TS102"
+    name = "crashing"
+
+    def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
+        yield self.diagnostic(None, "found before")
+        yield self.diagnostic(None, str(1 / len(context.model.state_dict().keys() & {"absent"})))
+
+
+class Garbled(EveryBatchNorm):
+    """Yields what is no finding."""
+
+    code = "TS103"
+    name = "garbled"
+
+    def check(self, context: Context) -> Iterator[Any]:
+        yield "a text"
+
+
+class Needy(EveryBatchNorm):
+    """Needs the graph and two facts."""
+
+    code = "TS104"
+    name = "needy"
+    needs = ("graph", "training.batch_size", "training.domains")
+
+    def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
+        yield self.not_checked(f"batch size {context.training.batch_size}")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def lint(text: str, *rules: type[Rule], spec: str = "model.py", **options: Any) -> list[TargetResult]:
+    Path("model.py").write_text(HEADER + text)
+    loaded = [Loaded(rule(), "made") for rule in rules]
+    return list(check_target(spec, Options(**options), loaded))
+
+
+def codes(results: Sequence[TargetResult]) -> list[str]:
+    return [item.code for result in results for item in result.diagnostics]
+
+
+NET = """\
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+"""
+
+
+def test_a_finding_names_target_module_and_line() -> None:
+    (result,) = lint(NET, EveryBatchNorm)
+    (finding,) = result.diagnostics
+    assert (finding.target, finding.module) == ("model.py:Net", "norm")
+    assert finding.location is not None
+    assert (finding.location.path, finding.location.line, finding.location.column) == ("model.py", 8, 21)
+    assert (result.status, result.step, result.coverage) == ("traced", "meta", 1.0)
+    assert result.assumed_inputs
+
+
+def test_findings_are_sorted_by_place_whatever_the_order_of_the_rules() -> None:
+    class Second(EveryBatchNorm):
+        code = "AA101"
+
+    text = "model = nn.Sequential(\n    nn.BatchNorm1d(4),\n    nn.BatchNorm1d(4),\n)\n"
+    one = lint(text, EveryBatchNorm, Second)[0].diagnostics
+    other = lint(text, Second, EveryBatchNorm)[0].diagnostics
+    assert one == other
+    assert [item.code for item in one] == ["AA101", "TS101", "AA101", "TS101"]
+
+
+def test_a_rule_that_crashes_is_a_finding_and_the_others_still_run() -> None:
+    (result,) = lint(NET, Crashing, EveryBatchNorm)
+    assert sorted(codes([result])) == ["BN904", "TS101", "TS102"]
+    crash = next(item for item in result.diagnostics if item.code == "BN904")
+    assert crash.severity is Severity.ERROR
+    line = Crashing.check.__code__.co_firstlineno + 2
+    for piece in ("TS102 (crashing)", "package made", "ZeroDivisionError: division by zero", f"line {line})"):
+        assert piece in crash.message
+    assert "traceback" not in crash.data
+
+
+def test_the_traceback_of_a_crashed_rule_is_shown_with_debug() -> None:
+    (result,) = lint(NET, Crashing, debug=True)
+    crash = next(item for item in result.diagnostics if item.code == "BN904")
+    assert "Traceback" in crash.data["traceback"]
+
+
+def test_a_rule_that_yields_something_else_has_crashed() -> None:
+    (result,) = lint(NET, Garbled)
+    assert "neither a Diagnostic nor a NotChecked" in result.diagnostics[0].message
+
+
+def test_unmet_needs_are_said_in_words_with_the_flag() -> None:
+    (result,) = lint(NET, Needy)
+    assert result.not_checked == (
+        NotChecked("TS104", "batch size unknown (give --batch-size), "
+                   "domains unknown (give domains in the training file)"),
+    )  # fmt: skip
+    (result,) = lint(NET, Needy, facts={"batch_size": 4, "domains": ["a", "b"]})
+    assert result.not_checked == (NotChecked("TS104", "batch size 4"),)
+
+
+def test_a_rule_that_needs_the_graph_is_not_run_without_one() -> None:
+    text = "class Net(nn.Module):\n    def forward(self, x):\n        raise ValueError('no shape is right')\n"
+    (result,) = lint(text, Needy, facts={"batch_size": 4, "domains": ["a", "b"]})
+    assert result.status == "modules"
+    assert result.not_checked == (NotChecked("TS104", "the forward pass could not be recorded"),)
+    assert codes([result]) == ["BN903"]
+
+
+@pytest.mark.parametrize("selector", ["TS101", "every-batch-norm"])
+def test_a_severity_is_overridden_by_code_or_name(selector: str) -> None:
+    (result,) = lint(NET, EveryBatchNorm, severities={selector: "error"})
+    assert result.diagnostics[0].severity is Severity.ERROR
+
+
+def test_the_severity_of_what_was_not_checked_cannot_be_lowered() -> None:
+    (result,) = lint("1 / 0\nmodel = nn.ReLU()\n", severities={"BN900": "info"}, spec="absent.py:Net") or [
+        None
+    ]
+    assert result is not None
+    assert result.diagnostics[0].severity is Severity.ERROR
+
+
+# Suppression ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model = nn.BatchNorm1d(4)  # bnlint: ignore[TS101] -- ported",
+        "# bnlint: ignore[every-batch-norm]\nmodel = nn.BatchNorm1d(4)",
+        "# bnlint: file-ignore[TS101]\n\nmodel = nn.BatchNorm1d(4)",
+    ],
+    ids=["on the line", "above, by name", "for the file"],
+)
+def test_a_comment_suppresses_a_finding_of_its_file(text: str) -> None:
+    (result,) = lint(text + "\n", EveryBatchNorm)
+    assert result.diagnostics == ()
+
+
+def test_a_comment_for_another_rule_suppresses_nothing() -> None:
+    (result,) = lint("model = nn.BatchNorm1d(4)  # bnlint: ignore[TS102]\n", EveryBatchNorm)
+    assert codes([result]) == ["TS101"]
+
+
+def test_what_was_not_checked_cannot_be_suppressed() -> None:
+    (result,) = lint("# bnlint: file-ignore[BN904]\n" + NET, Garbled)
+    assert codes([result]) == ["BN904"]
+
+
+UNUSED = "model = nn.ReLU()  # bnlint: ignore[TS101]\n"
+
+
+def test_a_comment_that_suppresses_nothing_is_a_finding_at_its_line() -> None:
+    (result,) = lint(UNUSED, EveryBatchNorm)
+    (finding,) = result.diagnostics
+    assert (finding.code, finding.severity) == ("BN905", Severity.WARNING)
+    assert finding.location is not None
+    assert finding.location.line == 4
+
+
+def test_a_comment_that_names_no_rule_is_a_finding() -> None:
+    (result,) = lint("model = nn.ReLU()  # bnlint: ignore\n", EveryBatchNorm)
+    assert codes([result]) == ["BN905"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        pytest.param(UNUSED, {"ignore": ("BN905",)}, id="BN905 ignored"),
+        pytest.param(UNUSED, {"spec": "model.py:model"}, id="another object of the file may need it"),
+        pytest.param(UNUSED.replace("TS101", "TS104"), {}, id="rule was not checked"),
+        pytest.param(UNUSED.replace("TS101", "TS999"), {}, id="rule was not selected"),
+    ],
+)
+def test_a_comment_that_may_have_a_use_is_left_alone(text: str, options: dict[str, Any]) -> None:
+    results = lint(text, EveryBatchNorm, Needy, **options)
+    assert codes(results) == []
+
+
+def test_a_comment_that_one_of_two_models_needs_is_used() -> None:
+    text = "first = nn.ReLU()\nsecond = nn.BatchNorm1d(4)  # bnlint: ignore[TS101]\nthird = nn.Tanh()\n"
+    results = lint(text, EveryBatchNorm)
+    assert len(results) == 3
+    assert codes(results) == []
+
+
+# The run itself ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "spec", "code", "piece"),
+    [
+        pytest.param("1 / 0\n", "model.py:Net", "BN900", "ZeroDivisionError", id="file that raises"),
+        pytest.param("def\n", "model.py", "BN900", "syntax error on line 4", id="syntax error"),
+        pytest.param(NET, "model.py:Nett", "BN900", "no 'Nett'", id="absent object"),
+        pytest.param("model = 3\n", "model.py:model", "BN901", "not an nn.Module", id="no module"),
+        pytest.param(
+            NET.replace("(self):", "(self, width):"),
+            "model.py",
+            "BN901",
+            "it needs width",
+            id="needs arguments",
+        ),
+    ],
+)
+@pytest.mark.parametrize("selection", [{}, {"ignore": ("BN9",)}, {"select": ("TS101",)}], ids=str)
+def test_what_cannot_be_checked_is_a_finding_whatever_is_selected(
+    text: str, spec: str, code: str, piece: str, selection: dict[str, Any]
+) -> None:
+    (result,) = lint(text, EveryBatchNorm, spec=spec, **selection)
+    assert result.status == "failed"
+    (finding,) = result.diagnostics
+    assert (finding.code, finding.severity) == (code, Severity.ERROR)
+    assert piece in finding.message
+    assert finding.fix is not None
+    assert finding.fix.title
+
+
+def test_a_forward_that_raises_on_the_given_inputs_is_a_finding_at_its_line() -> None:
+    (result,) = lint(NET, EveryBatchNorm, facts={"inputs": [[4, 16, 16]]})
+    failure = next(item for item in result.diagnostics if item.code == "BN902")
+    assert failure.module == "conv"
+    assert "(2, 4, 16, 16)" in failure.message
+    assert failure.location is not None
+    assert failure.location.line == 11
+    assert result.status == "partial"
+
+
+def test_a_file_without_a_model_has_no_result() -> None:
+    assert lint("x = 3\n", EveryBatchNorm) == []
+
+
+def test_inputs_for_one_of_several_models_are_found_by_its_name() -> None:
+    text = "first = nn.Conv2d(3, 8, 3)\nsecond = nn.Conv2d(3, 8, 3)\n"
+    one, other = lint(text, named_inputs={"second": [[3, 9, 9]]}, facts={"inputs": [[3, 5, 5]]})
+    assert (one.inputs, other.inputs) == (((2, 3, 5, 5),), ((2, 3, 9, 9),))
+    assert not one.assumed_inputs
+
+
+def test_a_contradiction_in_the_training_facts_is_said_once() -> None:
+    text = "first = nn.ReLU()\nsecond = nn.Tanh()\n"
+    facts = {"total_batch_size": 30, "world_size": 8}
+    assert codes(lint(text, facts=facts)) == ["BN906"]
+    assert codes(lint(text, facts=facts, ignore=("BN906",))) == []
+
+
+def test_wrong_facts_end_the_run() -> None:
+    with pytest.raises(UsageError, match="--batch-size"):
+        lint(NET, facts={"batch_size": 0})
+    with pytest.raises(ConfigurationError, match=r"none\.yaml does not exist"):
+        lint(NET, training_files=("none.yaml",))
+
+
+# The Python interface ------------------------------------------------------------
+
+
+class Live(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4, momentum=0.9)
+        self.frozen = nn.BatchNorm1d(4).eval()
+        self.dropout = nn.Dropout()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.frozen(self.norm(x)))  # type: ignore[no-any-return]
+
+
+def test_a_live_module_is_checked_and_left_as_it_was() -> None:
+    model = Live()
+    modes = [module.training for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    attributes = [sorted(vars(module)) for module in model.modules()]
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+
+    report = bnlint.check(model, inputs=[(4,)], training={"batch_size": 8})
+
+    assert "BN201" in {item.code for item in report.diagnostics}
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [sorted(vars(module)) for module in model.modules()] == attributes
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert random.getstate() == python_state
+    assert all(parameter.device.type == "cpu" for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [[(4,)], [[4]], (4,), torch.zeros(6, 4), [torch.zeros(6, 4)], {"x": (4,)}, {"x": torch.zeros(6, 4)}],
+    ids=["tuples", "lists", "one shape", "one tensor", "tensors", "shapes by name", "tensors by name"],
+)
+def test_inputs_are_shapes_or_tensors(inputs: Any) -> None:
+    (result,) = check(Live(), inputs=inputs, training={"batch_size": 3}).targets
+    assert result.inputs == ((3, 4),)
+    assert (result.status, result.assumed_inputs) == ("traced", False)
+
+
+def test_the_type_of_an_input_tensor_is_kept() -> None:
+    (result,) = check(nn.Embedding(10, 4), inputs=[torch.zeros(2, 5, dtype=torch.int64)]).targets
+    assert (result.status, result.inputs) == ("traced", ((2, 5),))
+
+
+def test_a_target_string_and_a_training_file_are_read() -> None:
+    Path("model.py").write_text(HEADER + "model = nn.BatchNorm1d(4)\n")
+    Path("train.yaml").write_text("batch_size: 1\ninputs: [[4]]\n")
+    report = check("model.py:model", training="train.yaml")
+    assert "BN101" in {item.code for item in report.diagnostics}
+    assert [result.target for result in report.targets] == ["model.py:model"]
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "message"),
+    [
+        (3, {}, "the target is a value of type int"),
+        (nn.ReLU(), {"inputs": torch.zeros(())}, "without a batch axis"),
+        (nn.ReLU(), {"inputs": [[-1]]}, "a dimension of inputs is -1"),
+        (nn.ReLU(), {"training": {"bs": 1}}, "unknown key 'bs'"),
+    ],
+    ids=["no module", "tensor without a batch", "negative size", "unknown fact"],
+)
+def test_a_wrong_request_says_what_is_wrong(target: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(BnlintError, match=message):
+        check(target, **arguments)
