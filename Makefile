@@ -1,5 +1,5 @@
 # Everything runs in .venv, which make creates: a machine needs make and Python 3.11 or newer, nothing else.
-.PHONY: test lint demo picture clean
+.PHONY: test lint demo readme picture clean
 .DEFAULT_GOAL := test
 
 # The first Python on the machine that is new enough; `make PYTHON=python3.12 test` chooses another.
@@ -34,6 +34,9 @@ demo: $(READY)
 	check $(EXAMPLE)/faulty.py $(FACTS); faulty=$$status; \
 	check $(EXAMPLE)/repaired.py $(FACTS); repaired=$$status; \
 	test $$faulty -eq 1 -a $$repaired -eq 0
+
+readme: $(READY)
+	$(BIN)/python docs/readme.py
 
 picture: $(READY)
 	$(BIN)/python docs/picture.py $(EXAMPLE)/faulty.py $(FACTS)

@@ -21,7 +21,6 @@ import argparse
 import fnmatch
 import functools
 import gc
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +32,7 @@ from unittest import mock
 
 import torch
 import zoo_models
+from results import append, continued, read_rows
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as module_hooks
@@ -209,17 +209,6 @@ def _first_line(message: str | None) -> str:
     return (message or "").partition("\n")[0]
 
 
-def _rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows of a results file by model name; a last line cut short by a stop is left out."""
-    rows: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        for line in path.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):
-                row = json.loads(line)
-                rows[row["name"]] = row
-    return rows
-
-
 def _cheap(truths: Iterable[dict[str, Any]], smallest: int, limit: int) -> list[str]:
     """The names of the `smallest` models and of all that raise, none of `limit` parameters or more."""
     known = sorted(
@@ -256,18 +245,14 @@ def main() -> int:
     family: Family = options.family
     job: Callable[[str], dict[str, Any]]
     if options.real:
-        truths = _rows(options.truth)
+        truths = read_rows(options.truth)
         candidates = _cheap(truths.values(), options.smallest, options.limit)
         job = functools.partial(real, family, truths)
     else:
         candidates = zoo_models.names(family)
         job = functools.partial(truth, family)
     wanted = fnmatch.filter(candidates, options.only)
-    done = _rows(options.out)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    # Rewritten first: a line cut short would swallow the next one.
-    options.out.write_text("".join(json.dumps(row) + "\n" for row in done.values()))
-    with options.out.open("a") as out:
+    with continued(options.out) as (done, out):
         for name in wanted:
             if name in done:
                 continue
@@ -276,7 +261,7 @@ def main() -> int:
             except Exception as error:  # one model that cannot be built must not end the run
                 row = {"family": family, "name": name, "failed": f"{type(error).__name__}: {error}"}
             done[name] = row
-            print(json.dumps(row), file=out, flush=True)
+            append(out, row)
             gc.collect()
     rows = [done[name] for name in wanted]
     bad = [row for row in rows if "failed" in row or row.get("agrees") is False]

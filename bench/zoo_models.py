@@ -139,11 +139,11 @@ def build(family: Family, name: str, device: str = "meta") -> nn.Module:
     A constructor that cannot run under the meta device (RegNet reads its block widths from a tensor) runs
     on the CPU, and the model is moved afterwards.
     """
-    constructor = _constructor(family, name)
+    make = constructor(family, name)
     if device == "meta":
         with contextlib.suppress(Exception), torch.device("meta"):
-            return constructor().train()
-    return constructor().train().to(device)
+            return make().train()
+    return make().train().to(device)
 
 
 def inputs(family: Family, name: str, model: nn.Module, batch: int) -> tuple[Any, ...]:
@@ -156,7 +156,7 @@ def inputs(family: Family, name: str, model: nn.Module, batch: int) -> tuple[Any
     if family == "timm":
         config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or model.default_cfg  # type: ignore[assignment]
         return (torch.rand(batch, *config["input_size"], device=device),)
-    kind = _torchvision_kind(name)
+    kind = torchvision_kind(name)
     if kind == "detection":
         return _detection_inputs(batch, device)
     if kind == "optical_flow":
@@ -167,18 +167,19 @@ def inputs(family: Family, name: str, model: nn.Module, batch: int) -> tuple[Any
     return (torch.rand(batch, 3, *frames, pixels, pixels, device=device),)
 
 
-def _constructor(family: Family, name: str) -> Callable[[], nn.Module]:
+def constructor(family: Family, name: str) -> Callable[[], nn.Module]:
+    """What builds the architecture without weights, as a user of the library would write it."""
     define_missing_operators()
     if family == "timm":
         return functools.partial(importlib.import_module("timm").create_model, name, pretrained=False)
     models = importlib.import_module("torchvision.models")
     options: dict[str, None] = {"weights": None}
-    if _torchvision_kind(name) in ("detection", "segmentation"):
+    if torchvision_kind(name) in ("detection", "segmentation"):
         options["weights_backbone"] = None
     return functools.partial(models.get_model, name, **options)
 
 
-def _torchvision_kind(name: str) -> str:
+def torchvision_kind(name: str) -> str:
     """The part of torchvision.models that defines the model: "detection", "video", "resnet", ..."""
     builder = importlib.import_module("torchvision.models").get_model_builder(name)
     return str(builder.__module__).split(".")[2]

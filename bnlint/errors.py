@@ -28,7 +28,11 @@ class RuleLoadError(BnlintError):
 
 
 class TargetError(BnlintError):
-    """A target cannot be imported, built or run. Reported as a finding (BN900, BN901 or BN902), not as exit 2."""
+    """A target cannot be imported, built or run. Reported as a finding (BN900, BN901 or BN902), not as exit 2.
+
+    `optional` says that bnlint came upon the object by itself and that it takes arguments which nobody gave: a part of
+    another model, as likely as not.
+    """
 
     def __init__(
         self,
@@ -40,10 +44,12 @@ class TargetError(BnlintError):
         line: int | None = None,
         module: str | None = None,
         details: str | None = None,
+        optional: bool = False,
     ) -> None:
         super().__init__(message, hint)
         self.code = code
         self.path = path
         self.line = line
         self.module = module
+        self.optional = optional
         self.details = details  # the user's traceback, shown with --debug

@@ -199,7 +199,8 @@ def _check_item(
         return None
     if isinstance(item, TargetError):
         seen.complete = False
-        return _failed(item.module or spec, item, options)
+        failed = _failed(item.module or spec, item, options)
+        return _milder(failed, spec, options, seen) if item.optional else failed
     read_source = _source_reader()
     try:
         built = item.build()
@@ -214,12 +215,19 @@ def _check_item(
         return _failed(item.name, error, options)
     context = Context(capture, training, read_source, item.source)
     result, found = _lint(item.name, capture, context, options, loaded)
+    if result.status == "modules" and not item.explicit:
+        result = _milder(result, spec, options, seen)
     seen.add(item, result, found)
-    notes = (
-        *item.notes,
-        *(f"weights were not loaded: {load.function}({load.argument})" for load in built.weights),
+    return replace(result, notes=(*item.notes, *map(str, built.weights)))
+
+
+def _milder(result: TargetResult, spec: str, options: Options, seen: _SeenFile) -> TargetResult:
+    """What nobody asked for and bnlint could not check: information, unless it is all that a named file has."""
+    severity = Severity.INFO if seen.checked or spec in options.found_in_folders else Severity.WARNING
+    milder = (
+        replace(item, severity=severity) if item.code in ("BN901", "BN903") else item for item in result.diagnostics
     )
-    return replace(result, notes=notes)
+    return replace(result, diagnostics=tuple(milder))
 
 
 def _lint(
@@ -284,7 +292,7 @@ def _failed(name: str, error: TargetError, options: Options) -> TargetResult:
         error.code,
         error.message,
         target=name,
-        location=None if error.path is None else Span(error.path, error.line or 1),
+        location=None if error.path is None or error.line is None else Span(error.path, error.line),
         data={"traceback": error.details} if options.debug and error.details else {},
         fix=Fix(error.hint),
     )
@@ -330,6 +338,7 @@ class _SeenFile:
     loaded: Sequence[Loaded]
     options: Options
     complete: bool = True
+    checked: bool = False
     source: SourceFile | None = None
 
     def __post_init__(self) -> None:
@@ -339,6 +348,7 @@ class _SeenFile:
     def add(self, target: LoadedTarget, result: TargetResult, found: Iterable[Diagnostic]) -> None:
         if target.explicit or result.status != "traced":
             self.complete = False  # the file may hold other models, and what was not run may have a finding
+        self.checked = self.checked or result.status != "modules"
         self.source = target.source
         self._findings += [(item.code, item.name, item.location) for item in found]
         self._silent.update(item.code for item in result.not_checked)

@@ -11,7 +11,8 @@ from typing import Any
 class Options:
     """`facts` holds the training facts given by flags, under the names and value forms of the native training file
     (`inputs` as a list of shapes); `named_inputs` the shapes of `--input Name=...`, by target or class name.
-    `training_files` are read in order, the later overrides. `severities` maps a code to a level.
+    `training_files` are read in order, the later overrides. `severities` maps a code to a level. `found_in_folders`
+    are the targets that nobody named: they were met in a folder.
     """
 
     select: tuple[str, ...] = ()
@@ -22,6 +23,7 @@ class Options:
     training_files: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     named_inputs: Mapping[str, Any] = field(default_factory=dict)
+    found_in_folders: tuple[str, ...] = ()
     timeout: float = 300.0
     no_exec: bool = False
     debug: bool = False
@@ -31,5 +33,5 @@ class Options:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Options:
-        tuples = ("select", "ignore", "extend_select", "training_files")
+        tuples = ("select", "ignore", "extend_select", "training_files", "found_in_folders")
         return cls(**{name: tuple(item) if name in tuples else item for name, item in value.items()})

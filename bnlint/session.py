@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,8 @@ from bnlint.report.report import Report, TargetResult
 
 STARTUP_SECONDS = 180.0  # importing torch from a cold network disk takes half of this
 OUTPUT_BYTES = 64 * 1024  # of what the checked code prints, the end is kept
+# -P: a random.py or types.py in the working folder must not shadow the standard library
+WORKER_COMMAND = (sys.executable, "-P", "-m", "bnlint.worker")
 WORKER_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -84,7 +86,8 @@ def run(
     worker = _Worker()  # it imports torch while the folders are searched
     try:
         specs, errors = expand(targets, exclude)
-        session = _Session(command, specs, options, listener or Listener())
+        found = tuple(spec for spec in specs if spec not in targets)
+        session = _Session(command, specs, replace(options, found_in_folders=found), listener or Listener())
         session.problems += [Problem(error.message, error.hint) for error in errors]
         while session.pending:
             session.drive(worker)
@@ -100,9 +103,8 @@ class _Worker:
     """One worker process, its answers in order, and the end of what it printed."""
 
     def __init__(self) -> None:
-        # -P: a random.py or types.py in the working folder must not shadow the standard library
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "bnlint.worker"],
+            WORKER_COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -148,9 +150,7 @@ class _Worker:
 
     def take_printed(self) -> str:
         """What the target printed."""
-        time.sleep(
-            0.05
-        )  # it comes through another pipe than the answers, so its reader may be a moment behind
+        time.sleep(0.05)  # its pipe is not that of the answers, so its reader may be a moment behind
         text = bytes(self._printed).decode(errors="replace")
         self._printed.clear()
         return text

@@ -21,6 +21,7 @@ from bnlint.files import split_file
 from bnlint.graph.build import (
     Built,
     BuildFailure,
+    WeightsNotLoaded,
     build,
     rng_kept,
     weights_answered,
@@ -63,6 +64,7 @@ class LoadedTarget:
                 "name a function or class that gives the module itself",
                 code="BN901",
                 path=None if self.source is None else display_path(self.source.path),
+                line=None if self.source is None else _definition_line(self),
             )
         return built
 
@@ -120,9 +122,8 @@ def _named_in_file(source: SourceFile, spec: str, expression: str) -> LoadedTarg
 
 def _importable(spec: str, module_name: str, expression: str) -> LoadedTarget:
     name, call = _parsed(spec, expression)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    with _imports(spec, (os.getcwd() + os.sep,)):
+    _first_in_path(os.getcwd())
+    with _imports(spec, (os.getcwd() + os.sep,), []):
         module = importlib.import_module(module_name)
     found = _look_up(vars(module), name, spec, module_name)
     file = getattr(sys.modules.get(module_name.partition(".")[0]), "__file__", None)
@@ -170,7 +171,6 @@ def _look_up(namespace: Any, name: str, spec: str, where: str) -> Any:
             f"there is no {head!r} in {where}",
             f"did you mean {near[0]!r}?" if near else "name an object that the file defines at its top level",
             code="BN900",
-            path=where if where.endswith(".py") else None,
         )
     found = namespace[head]
     for part in rest:
@@ -241,11 +241,28 @@ def _discover(source: SourceFile, shown: str) -> Iterator[LoadedTarget | TargetE
         found += 1
         yield target(root.name, cls, root.name)
     for item in candidates.unbuildable:
+        builders = [builder for builder in candidates.builders if item.name in builder.returns]
+        for builder in builders if item.name not in covered else ():
+            function = namespace.get(builder.name)
+            if callable(function) and _builds_module(function, roots):
+                others = f"{len(builders) - 1} more functions build {item.name}: name one to check it"
+                notes = (*notes, others) if len(builders) > 1 else notes
+                covered.add(item.name)
+                found += 1
+                yield target(builder.name, function, item.name)
+                break
         if item.name not in covered:
             failures.append(_needs_arguments(target(item.name, lambda: None, item.name), item))
     yield from failures
     if not found and not failures:
         yield NothingToCheck(shown, f"{shown} defines no nn.Module that could be checked")
+
+
+def _builds_module(function: Callable[[], Any], roots: tuple[str, ...]) -> bool:
+    try:
+        return isinstance(build(function, roots).model, nn.Module)
+    except BuildFailure:
+        return False
 
 
 def _instances(candidates: Candidates, namespace: dict[str, Any]) -> Iterator[tuple[str, nn.Module]]:
@@ -278,6 +295,7 @@ def _needs_arguments(target: LoadedTarget, item: Unbuildable) -> TargetError:
         path=item.span.path,
         line=item.span.line,
         module=target.name,
+        optional=bool(item.required),
     )
 
 
@@ -291,33 +309,59 @@ def _execute(source: SourceFile, wanted: tuple[str, ...] | None) -> tuple[dict[s
     root, name, package = _identity(source)
     notes: list[str] = []
     _forget_local_modules()
-    for folder in dict.fromkeys((str(path.parent), str(root), os.getcwd())):
-        if folder in sys.path:
-            sys.path.remove(folder)
-        sys.path.insert(0, folder)
-    before = set(sys.modules)
-    with _remembered(before, _roots(path)), _imports(display_path(source.path), _roots(path)):
+    # inside a package Python looks in the package's root, for a script in the script's folder
+    folders = (str(root), os.getcwd(), str(path.parent)) if package else (str(path.parent), os.getcwd())
+    for folder in reversed(dict.fromkeys(folders)):
+        _first_in_path(folder)
+    weights: list[WeightsNotLoaded] = []
+    with _remembered(set(sys.modules), _roots(path)), _imports(display_path(source.path), _roots(path), weights):
         if package:
             _import_parents(package, root, notes)
         if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
             return vars(sys.modules[name]), tuple(notes)  # its own package has imported it already
-        module = types.ModuleType(name)
-        module.__file__ = str(path)
-        module.__package__ = package
-        sys.modules[name] = module
-        exec(compile(part.tree, str(path), "exec"), vars(module))  # the user's definitions: what bnlint is for
-    return vars(module), tuple(notes)
+        code = compile(part.tree, str(path), "exec", dont_inherit=True)
+        namespace = _run(code, name, path, package, set())
+    notes += dict.fromkeys(str(item) for item in weights)
+    return namespace, tuple(notes)
+
+
+def _run(code: types.CodeType, name: str, path: Path, package: str, tried: set[str]) -> dict[str, Any]:
+    """Execute a module; a folder above the file that holds a module it misses is added to the path."""
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    module.__package__ = package
+    sys.modules[name] = module
+    try:
+        exec(code, vars(module))  # the user's definitions and models: what bnlint is for
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        folder = next((str(above) for above in path.parents[1:5] if _holds(above, missing)), None)
+        if folder is None or missing in tried:
+            raise
+        _first_in_path(folder)
+        return _run(code, name, path, package, {*tried, missing})
+    return vars(module)
+
+
+def _holds(folder: Path, module: str) -> bool:
+    return bool(module) and ((folder / f"{module}.py").is_file() or (folder / module / "__init__.py").is_file())
+
+
+def _first_in_path(folder: str) -> None:
+    if folder in sys.path:
+        sys.path.remove(folder)
+    sys.path.insert(0, folder)
 
 
 @contextmanager
-def _imports(shown: str, roots: tuple[str, ...]) -> Iterator[None]:
+def _imports(shown: str, roots: tuple[str, ...], weights: list[WeightsNotLoaded]) -> Iterator[None]:
     """The conditions under which user code is imported; what it raises becomes a `TargetError` (BN900)."""
     argv = sys.argv
     sys.argv = [shown.partition(":")[0]]
     try:
         with ExitStack() as stack:
             stack.enter_context(rng_kept())
-            stack.enter_context(weights_answered([]))
+            stack.enter_context(weights_answered(weights))
             stack.enter_context(construction_spans(roots))
             stack.enter_context(without_initialisation())
             stack.enter_context(devices_answered())
@@ -415,19 +459,36 @@ def _cannot_import(shown: str, roots: tuple[str, ...], error: BaseException) -> 
 def _cannot_build(target: LoadedTarget, failure: BuildFailure) -> TargetError:
     path, line = _place(failure.cause, target.roots)
     cause = failure.cause
+    if path is None and target.source is not None:
+        path, line = display_path(target.source.path), _definition_line(target)
     reason = f"{type(cause).__name__}: {_first_line(cause)}"
     hint = f"name the arguments it needs, as in bnlint check '{target.name}(...)', or add a build_model() that works"
+    if isinstance(cause, ImportError):
+        hint = "install what is missing into the environment that bnlint runs in"
     if isinstance(cause, SystemExit):
         reason = f"it ends the process with status {cause.code!r}"
     return TargetError(
         f"{target.name.rpartition(':')[2]} cannot be built: {reason}",
         hint,
         code="BN901",
-        path=path or (None if target.source is None else display_path(target.source.path)),
+        path=path,
         line=line,
         module=target.name,
         details=failure.details,
     )
+
+
+def _definition_line(target: LoadedTarget) -> int | None:
+    """The line that defines or binds the object of a target in its file."""
+    assert target.source is not None
+    wanted = target.name.rpartition(".py:")[2].partition("(")[0].partition(".")[0]
+    for node in target.source.tree.body:
+        names = [node.name] if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else []
+        if isinstance(node, ast.Assign):
+            names = [item.id for item in node.targets if isinstance(item, ast.Name)]
+        if wanted in names:
+            return node.lineno
+    return None
 
 
 def _place(error: BaseException, roots: tuple[str, ...]) -> tuple[str | None, int | None]:

@@ -78,7 +78,7 @@ def _import_torch() -> None:
 
 
 def _import_what_forwards_need() -> None:
-    """Import what torch imports in the first forward on meta tensors: a second, which no child shall spend again."""
+    """Import what torch imports in the first forward on meta tensors: a second that no child spends again."""
     import torch._dynamo
     import torch.fx.experimental.symbolic_shapes  # noqa: F401  # the imports are the purpose
 
@@ -119,10 +119,13 @@ def _run_in_child(spec: str, run: Run, lifeline: IO[bytes], answer: Answer) -> N
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        os.setpgid(0, 0)  # the parent stops a target that takes too long with all that it started
-        _watch(lifeline)
-        _run(spec, run, answer)
-        _leave(0)
+        try:
+            os.setpgid(0, 0)  # the parent stops a target that takes too long with all that it started
+            _watch(lifeline)
+            _run(spec, run, answer)
+            _leave(0)
+        finally:
+            os._exit(1)  # whatever the checked code broke: the child must never go on as the server
     _, status = os.waitpid(child, 0)
     if status:
         sys.stderr.flush()

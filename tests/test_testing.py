@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,7 +144,7 @@ class WrongEdit(HighMomentum):
             if layer.momentum is None or layer.momentum <= 0.5:
                 continue
             assert layer.span is not None
-            place = Edit(layer.span.path, (layer.span.line, 38), (layer.span.line, 41), self.text)
+            place = Edit(layer.span.path, (layer.span.line, 36), (layer.span.line, 39), self.text)
             yield self.diagnostic(layer, "high", fix=Fix("Write it", Applicability.UNSAFE, (place,)))
 
 
@@ -215,13 +216,7 @@ BROKEN: dict[str, tuple[type[Rule], str]] = {
 
 @pytest.mark.parametrize(("kind", "reason"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_promise_is_reported(kind: type[Rule], reason: str) -> None:
-    found = reasons(kind)
-    assert found
-    pytest.raises(AssertionError, _fail, "\n".join(found)).match(f"(?s){reason}")
-
-
-def _fail(text: str) -> None:
-    raise AssertionError(text)
+    assert re.search(reason, "\n".join(reasons(kind)))
 
 
 @pytest.mark.parametrize("note", ["batch size unknown", "not checked without a batch size"])
@@ -250,7 +245,7 @@ def test_cases_leave_neither_paths_nor_modules_nor_random_numbers_behind() -> No
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# Scaffold ------------------------------------------------------------------------------------------------------
+# Scaffold ------------------------------------------------------------
 
 
 def test_a_new_rule_is_complete_and_its_cases_fail_until_it_is_written(tmp_path: Path) -> None:

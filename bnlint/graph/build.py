@@ -52,6 +52,10 @@ class WeightsNotLoaded(NamedTuple):
     function: str
     argument: str
 
+    def __str__(self) -> str:
+        advice = "; give pretrained=False or weights=None where you want none" if "url" in self.function else ""
+        return f"weights were not loaded: {self.function}({self.argument}){advice}"
+
 
 class _SkipInitialisation(TorchFunctionMode):
     def __torch_function__(

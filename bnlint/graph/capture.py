@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from bnlint.graph import inputs as model_inputs
 from bnlint.graph.build import Built, rng_kept, weights_answered
 from bnlint.graph.inputs import DetectionInputs, ModelInputs
 from bnlint.graph.layer import Layer, NormCall
+from bnlint.graph.live_spans import live_span
 from bnlint.graph.model_graph import ForwardError, ModelGraph
 from bnlint.graph.norms import layers_of
 from bnlint.graph.record import Recorder, norms_intercepted, shapes
@@ -32,6 +34,7 @@ from bnlint.source.edits import POSITIONS, fix_with, replace_argument, replace_s
 from bnlint.source.file import SourceFile
 
 
+_PART_TRIES = 16  # input shapes tried for a module that the recording did not reach
 _LARGE = 200_000_000  # parameters; about a gigabyte of float32
 
 
@@ -75,7 +78,7 @@ class Capture:
 
     @cached_property
     def _by_path(self) -> dict[str, Layer]:
-        return {layer.path: self._editable(layer) for layer in layers_of(self.model)}
+        return {layer.path: self._editable(layer) for layer in self._located(self.model)}
 
     def graph(self, batch_size: int) -> ModelGraph:
         """The recorded forward pass at a batch size; cached."""
@@ -94,7 +97,9 @@ class Capture:
     def span(self, path: str) -> Span | None:
         """The call that constructed the module at a path."""
         module = self._modules.get(path)
-        return None if module is None else span_of_module(module)
+        if module is None:
+            return None
+        return span_of_module(module) or live_span(path, self._modules, self._read_source)
 
     def replace_module_argument(self, path: str, name: str, value: str, *, title: str, safe: bool = False) -> Fix:
         """A fix that writes `name=value` into the call that constructed the module at a path; else advice."""
@@ -121,11 +126,11 @@ class Capture:
             return graph
         real = self._real_model(graph.error)
         if real is None:
-            return graph
+            return self._with_parts(graph)
         second = self._record(real, batch_size, "real")
         if second.error is not None:
             # real values change nothing: the model itself is at fault
-            return second if second.coverage >= graph.coverage else graph
+            return self._with_parts(second if second.coverage >= graph.coverage else graph)
         return _data_dependence(second, self._record(real, batch_size, "real", seed=1))
 
     def _record(self, model: nn.Module, batch_size: int, step: str, seed: int = 0) -> ModelGraph:
@@ -143,6 +148,33 @@ class Capture:
         )
         return replace(graph, norm_calls=tuple(calls))
 
+    def _with_parts(self, graph: ModelGraph) -> ModelGraph:
+        """A partial graph with the norm calls of the modules that it did not reach, where they run alone.
+
+        Their inputs are assumed: the first shapes that each admits.
+        """
+        calls, called = list(graph.norm_calls), set(graph.called_modules)
+        for path, module in self.model.named_modules():
+            inside = [layer for layer in self._by_path if layer == path or layer.startswith(f"{path}.")]
+            if not path or path in called or not module._modules or all(layer in called for layer in inside):
+                continue
+            for candidate in itertools.islice(model_inputs.candidates(module), _PART_TRIES):
+                args, kwargs = candidate.tensors(graph.batch_size, _meta_tensor)
+                with rng_kept(), weights_answered([]):
+                    part = Recorder(module, self._by_path, path).record(args, kwargs, graph.batch_size, "meta")
+                if part.error is None:
+                    calls += part.norm_calls
+                    called |= part.called_modules
+                    break
+        leaves = [path for path, module in self.model.named_modules() if not module._modules]
+        coverage = sum(path in called for path in leaves) / max(len(leaves), 1)
+        return replace(
+            graph,
+            norm_calls=tuple(calls),
+            called_modules=frozenset(called),
+            coverage=min(coverage, 1.0) if called > graph.called_modules else graph.coverage,
+        )
+
     def _real_model(self, error: ForwardError) -> nn.Module | None:
         size = sum(tensor.numel() for tensor in self.model.parameters())
         if size > _LARGE and not error.values_missing:
@@ -157,7 +189,13 @@ class Capture:
 
     def _layers_of_real(self) -> dict[str, Layer]:
         assert self._real is not None
-        return {layer.path: self._editable(layer) for layer in layers_of(self._real)}
+        return {layer.path: self._editable(layer) for layer in self._located(self._real)}
+
+    def _located(self, model: nn.Module) -> Iterator[Layer]:
+        """The norm layers with the place of their construction, also where it was not seen."""
+        modules = dict(model.named_modules())
+        for layer in layers_of(model):
+            yield layer if layer.span else replace(layer, span=live_span(layer.path, modules, self._read_source))
 
     def _plain_output(self, batch_size: int) -> Any:
         """One forward without recording."""

@@ -42,10 +42,10 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 class Recorder(fx.Tracer):
     """Records one forward pass of a module; made anew for each pass.
 
-    `layers` are the views of the module's norm layers by path.
+    `layers` are the views of the norm layers by path, `prefix` the path of the module itself within the model.
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, Layer]) -> None:
+    def __init__(self, model: nn.Module, layers: Mapping[str, Layer], prefix: str = "") -> None:
         super().__init__()
         self.root = model
         self.graph = fx.Graph(tracer_cls=type(self))
@@ -53,7 +53,7 @@ class Recorder(fx.Tracer):
         self.paths: dict[int, str] = {}
         self.owners: dict[int, str] = {}  # parameter or buffer -> the path of the module that holds it
         self.names: dict[int, str] = {}
-        for path, module in model.named_modules():
+        for path, module in model.named_modules(prefix=prefix):
             self.paths[id(module)] = path
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
                 if tensor is not None:
@@ -61,7 +61,7 @@ class Recorder(fx.Tracer):
                     self.names[id(tensor)] = f"{path}.{name}" if path else name
         self.nodes: dict[int, tuple[weakref.ref[Tensor], fx.Node]] = {}
         self.stand_ins: dict[int, tuple[Tensor, Tensor]] = {}  # a CPU tensor and the meta tensor used in its place
-        self.stack: list[str] = [""]
+        self.stack: list[str] = [prefix]
         self.calls: list[int] = [0]
         self.call_count = 0
         self.norm_calls: list[NormCall] = []

@@ -68,7 +68,7 @@ class Report:
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """Every finding once, sorted by place: two targets of one file that share a finding show it once."""
+        """Every finding once, sorted by place."""
         unique = {item: None for target in self.targets for item in _keyed(target.diagnostics)}
         return tuple(sorted((item.diagnostic for item in unique), key=lambda item: item.sort_key))
 
@@ -91,4 +91,17 @@ class _Keyed:
 
 
 def _keyed(diagnostics: tuple[Diagnostic, ...]) -> list[_Keyed]:
-    return [_Keyed(item.sort_key, item) for item in diagnostics]
+    """A finding about a place in the source alone is one finding, however many targets come across it."""
+    return [
+        _Keyed(
+            (
+                item.target if item.location is None or item.module is not None else "",
+                item.location,
+                item.code,
+                item.module,
+                item.message,
+            ),
+            item,
+        )
+        for item in diagnostics
+    ]

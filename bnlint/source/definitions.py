@@ -393,15 +393,9 @@ class Definitions:
         for item in ast.walk(function):
             if isinstance(item, ast.Assign) and self._is_candidate_call(item.value):
                 known |= {target.id for target in item.targets if isinstance(target, ast.Name)}
-        return any(
-            item.value is not None
-            and (
-                self._is_candidate_call(item.value)
-                or (isinstance(item.value, ast.Name) and item.value.id in known)
-            )
-            for item in ast.walk(function)
-            if isinstance(item, ast.Return)
-        )
+        returned = [item.value for item in ast.walk(function) if isinstance(item, ast.Return) and item.value]
+        names = {inner.id for value in returned if isinstance(inner := self.unwrapped(value), ast.Name)}
+        return not known.isdisjoint(names) or any(self._is_candidate_call(value) for value in returned)
 
     def _is_candidate_call(self, value: ast.expr) -> bool:
         inner = self.unwrapped(value)

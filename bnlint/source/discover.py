@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bnlint.diagnostic import Span
@@ -65,6 +66,7 @@ class Candidates:
     factories: tuple[Factory, ...]
     root_classes: tuple[RootClass, ...]
     unbuildable: tuple[Unbuildable, ...]
+    builders: tuple[Factory, ...] = ()
 
 
 def find_candidates(source: SourceFile) -> Candidates:
@@ -102,7 +104,19 @@ def find_candidates(source: SourceFile) -> Candidates:
         tuple(factories),
         tuple(roots),
         tuple(item for _, item in sorted(unbuildable, key=lambda pair: pair[0])),
+        tuple(_builders(source, definitions, {root.name for root in roots if root.required})),
     )
+
+
+def _builders(source: SourceFile, definitions: Definitions, wanted: set[str]) -> Iterator[Factory]:
+    """Functions that build a class which takes arguments, under names of their own, as `resnet18()` does."""
+    for name, function in definitions.functions.items():
+        built = wanted & definitions.builds(name)
+        gives = any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(function))
+        if is_factory_name(name) or isinstance(function, ast.AsyncFunctionDef) or not built or not gives:
+            continue
+        if not required_arguments(function.args) and not definitions.trains(name):
+            yield Factory(name, source.name_span(function), tuple(sorted(built)))
 
 
 def _required(name: str, required: tuple[str, ...]) -> str:

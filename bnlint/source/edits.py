@@ -119,9 +119,9 @@ def remove_argument(
             spans.append((start, _start(follower)))
     if tokens.items[before].string == ",":
         spans.append((_start(tokens.items[before]), end))
-    elif tokens.items[after].string == ",":
+    if tokens.items[after].string == ",":
         spans.append((start, _end(tokens.items[after])))
-    else:
+    elif tokens.items[before].string != ",":
         spans.append((start, end))
     keeping = [span for span in spans if not _has_comment(source, *span)]
     return _edit(source, *(keeping or spans)[0], "")

@@ -199,7 +199,8 @@ model = Twins()
         known = context.training.batch_size is not None
         batch_size = context.batch_size if known else 1
         vulnerable, undecided = [], []
-        for call, count in context.graph(batch_size).distinct_calls("batch"):
+        calls = context.graph(batch_size).distinct_calls("batch")
+        for call, count in calls:
             if call.values != 1 or not call.uses_batch_statistics or call.data_dependent:
                 continue
             ranks = context.ranks(call.layer)
@@ -208,16 +209,15 @@ model = Twins()
             elif ranks is None:
                 undecided.append((call, count))
 
+        would = f"would see 1 value per channel at batch size {batch_size}"
         if undecided:
             yield self.not_checked(
-                f"world size unknown: at batch size {batch_size} on one rank {_names(undecided)} would see "
-                f"1 value per channel"
+                f"number of ranks unknown (give --world-size): on one rank {_names(undecided)} {would}"
             )
         if not known:
-            reason = (
-                f": at batch size 1 {_names(vulnerable)} would see 1 value per channel" if vulnerable else ""
-            )
-            yield self.not_checked(f"batch size unknown{reason}")
+            if calls:
+                reason = f": {_names(vulnerable)} {would}" if vulnerable else ""
+                yield self.not_checked(f"batch size unknown (give --batch-size){reason}")
             return
 
         inputs = " and ".join(str(shape) for shape in context.graph(batch_size).inputs)

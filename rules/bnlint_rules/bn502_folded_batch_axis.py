@@ -288,7 +288,8 @@ def _folding(smaller: ModelGraph, larger: ModelGraph, place: Sequence[Any]) -> N
         if not isinstance(value, (list, tuple, dict)):
             break  # an output class of its own: any of its tensors may be the one
         value = value[key]
-    waiting = list(output.all_input_nodes if isinstance(value, (list, tuple, dict, type(None))) else [value])
+    whole = isinstance(value, (list, tuple, dict, type(None)))
+    waiting: list[Node] = list(output.all_input_nodes) if whole else [value]
     seen = set(waiting)
     while waiting:
         node = waiting.pop(0)

@@ -407,3 +407,19 @@ def test_a_norm_function_of_another_width_does_not_stop_the_recording() -> None:
 def test_an_eps_that_torch_refuses_does_not_stop_the_recording() -> None:
     graph = graph_of(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, eps=0.0), nn.BatchNorm1d(4)), (3,))
     assert [call.path for call in graph.norm_calls] == ["1", "2"]
+
+
+def test_what_a_failure_left_out_is_run_alone_where_that_works() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+            self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("an extension is missing") if self.stem(x) is not None else None
+            return self.pool(x)
+
+    graph = captured(Net, (3, 16, 16)).graph(1)
+    assert graph.step == "partial" and graph.coverage == 1.0
+    assert [(call.path, call.values) for call in graph.norm_calls] == [("stem.1", 196), ("pool.2", 1)]

@@ -117,11 +117,6 @@ class Net(nn.Module):
 def build_net() -> Net:
     return Net()
 ''',
-)
-
-
-ORDINARY = (
-    *ORDINARY,
     """import sys
 
 from torch import nn
