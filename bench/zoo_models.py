@@ -43,6 +43,14 @@ def define_missing_operators() -> None:
     exist. The operators are defined in Python instead: `nms` exactly, `roi_align` with one sample in each
     bin (its shapes are exact, its values an approximation). Where the extension loads, nothing is changed.
     """
+    define_operators()
+    importlib.import_module("torchvision")
+    admit_operators()
+
+
+@functools.cache
+def define_operators() -> None:
+    """The part that must come before torchvision is imported: the operators themselves."""
     if _extension_loads():
         return
     library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
@@ -51,11 +59,15 @@ def define_missing_operators() -> None:
     library.impl("roi_align", _roi_align, "CompositeImplicitAutograd")
     library.impl("nms", _nms, "CPU")
     _keep_alive.append(library)
-    extension = importlib.import_module("torchvision.extension")
-    importlib.import_module("torchvision.ops")
+
+
+def admit_operators() -> None:
+    """The part that must come after torchvision was imported: it asks whether its extension was loaded."""
+    if not _keep_alive:
+        return
     # By name: the package attribute `torchvision.ops.roi_align` is the function that hides the module.
-    for module in (extension, sys.modules["torchvision.ops.roi_align"]):
-        module._has_ops = lambda: True  # type: ignore[attr-defined]
+    for name in ("torchvision.extension", "torchvision.ops.roi_align"):
+        importlib.import_module(name)._has_ops = lambda: True  # type: ignore[attr-defined]
 
 
 def _extension_loads() -> bool:

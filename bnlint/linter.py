@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -423,6 +424,7 @@ def _check_module(model: nn.Module, options: Options, loaded: Sequence[Loaded], 
         capture = Capture(
             Built(model, "plain", ()),
             None if stated is None else model_inputs.given(stated, model, "inputs"),
+            rebuild=lambda: copy.deepcopy(model),
             read_source=read_source,
         )
     except TargetError as error:

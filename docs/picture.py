@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import subprocess
 import sys
@@ -12,29 +11,25 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-WIDTH = 100
-
 
 def record(arguments: list[str], picture: Path) -> None:
-    """Run the command as a terminal of WIDTH columns would show it and write what came out as a picture."""
+    """Run the command in colour and write what came out as a picture."""
     run = subprocess.run(
-        [sys.executable, "-m", "bnlint", "check", *arguments],
-        env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(WIDTH)},
+        [sys.executable, "-m", "bnlint", "check", *arguments, "--color", "always"],
         capture_output=True,
         text=True,
         check=False,
     )
     if run.returncode == 2:
         sys.exit(run.stderr)
+    lines = [Text(f"$ bnlint check {' '.join(arguments)}", style="bold"), Text.from_ansi(run.stdout)]
+    width = max(
+        len(line) for text in lines for line in text.plain.splitlines()
+    )  # source lines are not wrapped
     console = Console(
-        record=True,
-        width=WIDTH,
-        force_terminal=True,
-        color_system="truecolor",
-        file=io.StringIO(),
+        record=True, width=width, force_terminal=True, color_system="truecolor", file=io.StringIO()
     )
-    console.print(f"[bold]$ bnlint check {' '.join(arguments)}[/bold]", highlight=False)
-    console.print(Text.from_ansi(run.stdout))
+    console.print(*lines, sep="\n", end="")
     svg = console.export_svg(title="bnlint", unique_id="check")
     # rich links its font from a content network; a picture in a repository should fetch nothing.
     picture.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), encoding="utf-8")

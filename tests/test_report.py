@@ -113,7 +113,11 @@ def test_carets_stand_below_what_they_mark(source: str, marked: str) -> None:
 
 
 def test_a_place_without_an_end_gets_one_caret() -> None:
-    assert carets("norm(8)", Span("m.py", 2, 1))[1] == "^"
+    assert carets("x = norm(8)", Span("m.py", 2, 5))[1] == "    ^"
+
+
+def test_a_line_without_columns_is_marked_from_its_first_word() -> None:
+    assert carets("    x = 1  ", Span("m.py", 2))[1] == "    ^^^^^"
 
 
 def test_a_place_over_several_lines_is_marked_on_each() -> None:

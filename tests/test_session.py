@@ -307,10 +307,10 @@ def test_a_target_that_takes_too_long_is_stopped_and_the_others_go_on(
     write(tmp_path, {"loop.py": f"import torch\n{importing('helper')}", "helper.py": LOOP, "net.py": GOOD})
     started: list[str] = []
     listener = Listener(started=lambda spec, number, total: started.append(f"{number}/{total} {spec}"))
-    outcome = run_in(tmp_path, ["loop.py", "net.py"], timeout=15, listener=listener)
+    outcome = run_in(tmp_path, ["loop.py", "net.py"], timeout=10, listener=listener)
     loop, good = outcome.report.targets
     finding = only_finding([loop])
-    assert finding.message == "took longer than 15 s at line 2"
+    assert finding.message == "took longer than 10 s at line 2"
     assert finding.location is not None
     assert finding.location.line == 2
     assert "--timeout" in str(finding.fix)

@@ -32,7 +32,7 @@ def run_check(values: Mapping[str, Any]) -> int:
     outcome = run(
         "check",
         values["targets"] or (".",),
-        _options(values),
+        make_options(values),
         exclude=values["exclude"],
         listener=_listener(quiet=values["quiet"], talkative=talkative),
     )
@@ -49,7 +49,7 @@ def run_view(command: str, values: Mapping[str, Any]) -> int:
     """The exit status of `graph` and `norms`: 0 when every target was shown, 1 when one could not be."""
     out = terminal(values["color"])
     listener = _listener(quiet=False, talkative=values["debug"])
-    outcome = run(command, values["targets"], _options(values), listener=listener)
+    outcome = run(command, values["targets"], make_options(values), listener=listener)
     if command == "norms":
         from bnlint.report.norms import render
     else:
@@ -64,7 +64,8 @@ def run_view(command: str, values: Mapping[str, Any]) -> int:
     return int(any(not target.data for target in outcome.report.targets))
 
 
-def _options(values: Mapping[str, Any]) -> Options:
+def make_options(values: Mapping[str, Any]) -> Options:
+    """The options of a run from the parameters of its command; raises `UsageError`."""
     facts = {name: values[name] for name in FACTS if values.get(name) is not None}
     named: dict[str, list[Any]] = {}
     unnamed: list[Any] = []

@@ -34,6 +34,7 @@ from bnlint.source.edits import POSITIONS, fix_with, replace_argument, replace_s
 from bnlint.source.file import SourceFile
 
 
+_TRIED_BATCH = 2  # at which assumed input shapes are tried
 _PART_TRIES = 16  # input shapes tried for a module that the recording did not reach
 _LARGE = 200_000_000  # parameters; about a gigabyte of float32
 
@@ -221,10 +222,10 @@ class Capture:
             tried += 1
             graph = self._try(candidate)
             error = graph.error
-            if error is None and all(_fits(call) for call in graph.norm_calls):
+            if error is None and all(_fits(call) for call in graph.norm_calls) and _keeps_batch(graph.output):
                 return candidate
             if error is None:
-                misfit = misfit or candidate  # the norms of another width may be the shape's fault
+                misfit = misfit or candidate  # norms of another width, a folded batch: perhaps the shape's fault
             elif error.values_missing or isinstance(candidate, DetectionInputs):
                 needs_values.append(candidate)
             first = first or error
@@ -232,7 +233,7 @@ class Capture:
             return misfit
         for candidate in needs_values[:3]:
             self.inputs = candidate
-            if self._climb_down(2).error is None:
+            if self._climb_down(_TRIED_BATCH).error is None:
                 return candidate
         self._input_error = ForwardError(
             type_name="NoInputShape",
@@ -249,8 +250,8 @@ class Capture:
         # a lazy layer takes its size from the first shape that it sees, which may be the wrong one
         model = copy.deepcopy(self.model) if _is_lazy(self.model) else self.model
         with rng_kept(), weights_answered([]), torch.no_grad():
-            args, kwargs = candidate.tensors(2, _meta_tensor)
-            return Recorder(model, {}).record(args, kwargs, 2, "meta")
+            args, kwargs = candidate.tensors(_TRIED_BATCH, _meta_tensor)
+            return Recorder(model, {}).record(args, kwargs, _TRIED_BATCH, "meta")
 
     # Edits ------------------------------------------------------------------------------------------------------
 
@@ -292,6 +293,20 @@ def _fits(call: NormCall) -> bool:
     """Whether a norm gets the number of channels that it was built for."""
     features = call.layer.num_features
     return call.kind in ("layer", "rms") or features is None or call.shape[1] == features
+
+
+def _keeps_batch(output: Any) -> bool:
+    """Whether some tensor of an output traced at `_TRIED_BATCH` has that many rows, or none has rows at all."""
+    tensors = list(_tensor_shapes(output))
+    return any(_TRIED_BATCH in shape[:2] for shape in tensors) or not any(tensors)
+
+
+def _tensor_shapes(output: Any) -> Iterator[tuple[int, ...]]:
+    if isinstance(output, tuple):
+        yield output
+    elif isinstance(output, (list, dict)):
+        for item in output.values() if isinstance(output, dict) else output:
+            yield from _tensor_shapes(item)
 
 
 def on_meta(model: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ForwardError:
     """What the model's forward raised: the exception's type and text, the innermost module and the user's line.
 
-    `values_missing` says that tensors without values were the cause, not the model.
+    `values_missing` says that the recording was the cause, not the model: tensors without values, no process group.
     """
 
     type_name: str

@@ -71,12 +71,13 @@ def kind_of(module: nn.Module) -> str | None:
 def statistics_values(kind: str, shape: Sequence[int], arguments: Mapping[str, Any]) -> int:
     """How many elements stand behind each statistic of a norm on an input of this shape.
 
-    `arguments` holds `num_groups` for group norm and `normalized_shape` for layer and RMS norm.
+    `arguments` holds `num_groups` for group norm, `normalized_shape` for layer and RMS norm, and for instance norm
+    "batched": False when the input is a single sample without its batch axis.
     """
     if kind == "batch":
         return math.prod(shape[:1]) * math.prod(shape[2:])
     if kind == "instance":
-        return math.prod(shape[2:])
+        return math.prod(shape[2 if arguments.get("batched", True) else 1 :])
     if kind == "group":
         return (shape[1] // int(arguments["num_groups"])) * math.prod(shape[2:])
     return math.prod(arguments["normalized_shape"])

@@ -7,6 +7,7 @@ intercepted, so that the recording goes on behind a norm that would raise and ev
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 import traceback
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, fx, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
 
 from bnlint.graph import datadependent, norms
@@ -106,6 +108,7 @@ class Recorder(fx.Tracer):
         elif isinstance(tensor, nn.Parameter):
             self.used_parameters.add(name)
         node = self.graph.create_node("get_attr", name)
+        node.meta["op"] = "get_attr"
         self.describe(node, tensor, frame=None)
         node.meta["from_input"] = False
         self.bind(tensor, node)
@@ -322,10 +325,12 @@ class Recorder(fx.Tracer):
         if layer is None:
             layer = replace(norms.layer_of(path, m, kind), span=node.meta["span"], functional=True)
         statistics = kind not in ("batch", "instance") or m.training or m._buffers.get("running_mean") is None
-        arguments = {
+        arguments: dict[str, Any] = {
             "num_groups": getattr(m, "num_groups", 1),
             "normalized_shape": getattr(m, "normalized_shape", ()),
         }
+        if isinstance(m, _InstanceNorm) and len(shape) == m._get_no_batch_dim():
+            arguments["batched"] = False  # (C, ...): one sample without its batch axis
         self.norm_call(layer, node, shape, arguments, statistics)
 
     def functional_norm(self, func: Any, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -392,6 +397,8 @@ class Recorder(fx.Tracer):
         try:
             with _recording(self):
                 output = self.root(*args, **kwargs)
+                if inspect.isgenerator(output):
+                    output = list(output)  # nothing of it has run before
             node = self.graph.create_node("output", "output", (self.output_node(output),))
             node.meta.update(op="output", from_input=True)
             self.describe(node, output, None)
@@ -545,10 +552,12 @@ def _checkpoints_marked(recorder: Recorder) -> Iterator[None]:
             setattr(module, name, original)
 
 
-# How torch words the failure of an operation on tensors without values, or on a mix of those and real ones.
+# How torch words the failure of an operation on tensors without values, on a mix of those and real ones, or among
+# ranks: bnlint runs one process without a group.
 _VALUE_ERRORS = (
     "meta tensor", "Meta tensor", "meta device", "device meta", "'Meta'", "Meta backend", "'meta'", "data-dependent", "Meta tensors",
     "aten::_local_scalar_dense", "FakeTensor", "not on the expected device", "found at least two devices",
+    "process group has not been initialized",
 )  # fmt: skip
 
 

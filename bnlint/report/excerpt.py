@@ -40,8 +40,9 @@ def marked(span: Span, lines: Sequence[str]) -> Iterator[tuple[str, str, str]]:
 
 def _carets(span: Span, number: int, line: str) -> str:
     indent = len(line) - len(line.lstrip())
-    begin = span.column - 1 if number == span.line else indent
-    end = span.end_column - 1 if number == span.end_line else len(line)
+    whole = (span.column, span.end_line, span.end_column) == (1, span.line, 1)  # a line without columns
+    begin = span.column - 1 if number == span.line and not whole else indent
+    end = span.end_column - 1 if number == span.end_line and not whole else len(line)
     return " " * cell_len(_shown(line[:begin])) + "^" * max(cell_len(_shown(line[begin:end])), 1)
 
 

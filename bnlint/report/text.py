@@ -98,7 +98,7 @@ def _modules(printer: Printer, group: Sequence[Diagnostic], several_targets: boo
             more = [f"and {len(names) - LISTED_MODULES} more"] if len(names) > LISTED_MODULES else []
             label = "module" if len(names) == 1 else "modules"
             printer.paragraph(f"{label}{where}: {', '.join(names[:LISTED_MODULES] + more)}", indent=2)
-        elif where and members[0].location is not None:
+        elif where and members[0].location is not None and members[0].location.path != target:
             printer.line(f"  found{where}")
     if shared and (numbers := _numbers(group[0])):
         printer.paragraph(f"numbers: {numbers}", indent=2, style="dim")
@@ -155,7 +155,7 @@ def _targets(printer: Printer, targets: Sequence[TargetResult], verbose: bool) -
         for note in target.notes:
             printer.paragraph(f"note: {note}", indent=2)
     if counted_only and plain:
-        printer.line(f"{counted(len(plain), 'target')} traced in full with the inputs stated for them")
+        printer.line(f"{counted(len(plain), 'target')} traced in full on stated inputs")
 
 
 def status_line(target: TargetResult) -> str:

@@ -1,6 +1,5 @@
 # bnlint check faulty.py --training faulty.yaml
-# expect: BN102 layers.1
-# expect: BN102 layers.4
+# expect: BN102
 # raises: Expected more than 1 value per channel
 """Multi-layer perceptron for tabular data: 257 rows in batches of 64."""
 
@@ -19,8 +18,7 @@ class TabularNet(nn.Module):
             nn.Linear(FEATURES, width, bias=False),
             nn.BatchNorm1d(width),
             nn.ReLU(),
-            nn.Linear(width, width, bias=False),
-            nn.BatchNorm1d(width),
+            nn.Linear(width, width),
             nn.ReLU(),
             nn.Linear(width, 1),
         )

@@ -17,8 +17,7 @@ class TabularNet(nn.Module):
             nn.Linear(FEATURES, width, bias=False),
             nn.BatchNorm1d(width),
             nn.ReLU(),
-            nn.Linear(width, width, bias=False),
-            nn.BatchNorm1d(width),
+            nn.Linear(width, width),
             nn.ReLU(),
             nn.Linear(width, 1),
         )

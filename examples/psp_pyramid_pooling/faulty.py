@@ -1,5 +1,5 @@
 # bnlint check faulty.py --batch-size 8 --dataset-size 10553 --no-drop-last --input 3,96,96
-# expect: BN102 pyramid.stages.0.2
+# expect: BN102
 # raises: Expected more than 1 value per channel
 """Salient-object segmentation with a pyramid pooling module.
 

@@ -423,3 +423,37 @@ def test_what_a_failure_left_out_is_run_alone_where_that_works() -> None:
     graph = captured(Net, (3, 16, 16)).graph(1)
     assert graph.step == "partial" and graph.coverage == 1.0
     assert [(call.path, call.values) for call in graph.norm_calls] == [("stem.1", 196), ("pool.2", 1)]
+
+
+def test_a_shape_that_keeps_the_batch_axis_is_preferred() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 64, 3, stride=4, padding=1), nn.Linear(3136, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.conv(x).view(-1, 3136))
+
+    assert captured(Net).graph(2).inputs == ((2, 1, 28, 28),)
+
+
+def test_a_single_sample_into_instance_norm_has_no_batch_axis() -> None:
+    graph = graph_of(lambda: Forward(lambda self, x: self.norm(x[0]), norm=nn.InstanceNorm2d(3)), (3, 4, 5))
+    assert (graph.norm_calls[0].shape, graph.norm_calls[0].values) == ((3, 4, 5), 20)
+
+
+def test_a_generator_is_run_to_its_end() -> None:
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        for _ in range(2):
+            yield self.norm(x)
+
+    assert len(graph_of(lambda: Forward(forward, norm=nn.BatchNorm1d(3)), (3,)).norm_calls) == 2
+
+
+def test_a_collective_without_a_process_group_is_not_the_model_s_fault() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        torch.distributed.all_reduce(x)
+        return x
+
+    graph = captured(lambda: Forward(forward, fc=nn.Linear(3, 3)), (3,)).graph(2)
+    assert graph.error is not None and graph.error.values_missing
