@@ -109,9 +109,7 @@ def run_recorded(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[Failures
                 path = next(paths[id(module)] for module in reversed(running) if id(module) in paths)
                 failures.add(function, path, list(size))
 
-        recorders: dict[str, Any] = {
-            name: functools.partial(recorder, getattr(functional, name)) for name in CHECKS
-        }
+        recorders: dict[str, Any] = {name: functools.partial(recorder, getattr(functional, name)) for name in CHECKS}
         with (
             mock.patch.multiple(functional, **recorders),
             mock.patch.object(torch, "batch_norm", functools.partial(_batch_norm, torch.batch_norm)),
@@ -219,19 +217,13 @@ def _cheap(truths: Iterable[dict[str, Any]], smallest: int, limit: int) -> list[
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=zoo_models.FAMILIES, required=True)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="JSON lines file of results, continued if there"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines file of results, continued if there")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="names to run, with shell wildcards")
     parser.add_argument("--real", action="store_true", help="compare CPU forwards with the rows of --truth")
     parser.add_argument("--truth", type=Path, help="with --real: the file to compare with")
-    parser.add_argument(
-        "--smallest", type=int, default=150, help="with --real: models besides those that raise"
-    )
+    parser.add_argument("--smallest", type=int, default=150, help="with --real: models besides those that raise")
     parser.add_argument("--limit", type=int, default=30_000_000, help="with --real: parameters, at most")
     options = parser.parse_args()
     if options.real and options.truth is None:
@@ -265,9 +257,7 @@ def main() -> int:
             gc.collect()
     rows = [done[name] for name in wanted]
     bad = [row for row in rows if "failed" in row or row.get("agrees") is False]
-    print(
-        f"{family}: {len(rows)} models, {sum(row.get('raised', False) for row in rows)} raise, {len(bad)} bad"
-    )
+    print(f"{family}: {len(rows)} models, {sum(row.get('raised', False) for row in rows)} raise, {len(bad)} bad")
     for row in bad:
         print(f"  {row['name']}: {row.get('failed') or 'CPU: ' + str(row['message'])}")
     return 1 if bad else 0

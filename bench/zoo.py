@@ -217,8 +217,10 @@ def run(options: argparse.Namespace) -> int:
         if "failed" in row:
             print(f"  {row['name']}: {row['failed']}")
         elif not is_equal(row):
-            print(f"  {row['name']}: found {row['paths']} {row['other_paths']}, "
-                  f"truth {row['truth_paths']} {row['truth_other_paths']}")
+            print(
+                f"  {row['name']}: found {row['paths']} {row['other_paths']}, "
+                f"truth {row['truth_paths']} {row['truth_other_paths']}"
+            )
         elif not is_complete(row):
             print(f"  {row['name']}: coverage {row['coverage']:.0%}, {row['error']}")
     print(summary(family, rows))
@@ -226,9 +228,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=zoo_models.FAMILIES)
     parser.add_argument("--truth", type=Path, help="what truth.py measured")
     parser.add_argument("--out", type=Path, help="JSON lines file of results, continued if there")

@@ -12,7 +12,7 @@ __all__ = ["__version__", "check"]
 
 
 def check(target: Any, inputs: Any = None, training: Any = None) -> Report:
-    """Check a live `nn.Module` or a target such as "model.py:Net"; see `bnlint.linter.check`."""
-    from bnlint.linter import check as run  # torch is imported on the first check, not with the package
+    """Check a live `nn.Module` or a target such as "model.py:Net"; see `bnlint.checker.check`."""
+    from bnlint.checker import check as run  # torch is imported on the first check, not with the package
 
     return run(target, inputs=inputs, training=training)

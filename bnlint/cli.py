@@ -163,13 +163,9 @@ _output = options(
         default="full",
         help="full explains, concise is one line each, json is for machines.",
     ),
-    option(
-        OUTPUT, "--output-file", metavar="FILE", help="Write the result there instead of to standard output."
-    ),
+    option(OUTPUT, "--output-file", metavar="FILE", help="Write the result there instead of to standard output."),
     option(OUTPUT, "--quiet", "-q", is_flag=True, help="Findings only."),
-    option(
-        OUTPUT, "--verbose", "-v", is_flag=True, help="List every target, and what the checked code prints."
-    ),
+    option(OUTPUT, "--verbose", "-v", is_flag=True, help="List every target, and what the checked code prints."),
     _color,
 )
 _gate = options(

@@ -146,7 +146,12 @@ def diagnostic_from_json(value: Mapping[str, Any]) -> Diagnostic:
             title=fix["title"],
             applicability=Applicability(fix["applicability"]),
             edits=tuple(
-                Edit(edit["path"], (edit["start"][0], edit["start"][1]), (edit["end"][0], edit["end"][1]), edit["text"])
+                Edit(
+                    edit["path"],
+                    (edit["start"][0], edit["start"][1]),
+                    (edit["end"][0], edit["end"][1]),
+                    edit["text"],
+                )
                 for edit in fix["edits"]
             ),
         ),

@@ -81,9 +81,7 @@ def _python_files(folder: Path, exclude: Sequence[str]) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
         here = Path(place)
         folders[:] = sorted(
-            name
-            for name in folders
-            if not _is_skipped(here / name) and not _is_excluded(here / name, exclude)
+            name for name in folders if not _is_skipped(here / name) and not _is_excluded(here / name, exclude)
         )
         for name in sorted(files):
             if name.endswith(".py") and not _is_excluded(here / name, exclude):

@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 from torch.fx import Node
 
+from bnlint.checker import check_target
 from bnlint.context import Context
 from bnlint.diagnostic import Diagnostic, Severity
 from bnlint.graph.layer import NormCall
 from bnlint.graph.model_graph import ModelGraph
-from bnlint.linter import check_target
 from bnlint.options import Options
 from bnlint.registry import OWN_DISTRIBUTION, Loaded
 from bnlint.report.report import TargetResult
@@ -67,9 +67,7 @@ def describe(context: Context) -> dict[str, Any]:
 
 
 def _totals(context: Context) -> dict[str, int]:
-    total = sum(
-        parameter.numel() for parameter in context.model.parameters() if not nn.parameter.is_lazy(parameter)
-    )
+    total = sum(parameter.numel() for parameter in context.model.parameters() if not nn.parameter.is_lazy(parameter))
     norm = sum(layer.parameters for layer in context.layers)
     return {"norm": norm, "other": total - norm, "total": total}
 

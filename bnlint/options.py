@@ -25,7 +25,6 @@ class Options:
     named_inputs: Mapping[str, Any] = field(default_factory=dict)
     found_in_folders: tuple[str, ...] = ()
     timeout: float = 300.0
-    no_exec: bool = False
     debug: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -34,4 +33,5 @@ class Options:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Options:
         tuples = ("select", "ignore", "extend_select", "training_files", "found_in_folders")
-        return cls(**{name: tuple(item) if name in tuples else item for name, item in value.items()})
+        fields: dict[str, Any] = {name: tuple(item) if name in tuples else item for name, item in value.items()}
+        return cls(**fields)

@@ -101,8 +101,7 @@ def _walk(name: str, package: str) -> Iterator[ModuleType]:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise RuleLoadError(
-            f"the rule module {name} of the package {package} cannot be imported "
-            f"({type(error).__name__}: {error})",
+            f"the rule module {name} of the package {package} cannot be imported ({type(error).__name__}: {error})",
             "repair the module, or uninstall the package that it belongs to",
         ) from error
     yield module
@@ -125,9 +124,7 @@ def _is_complete(rule: type[Rule], package: str) -> bool:
 
 def _missing(rule: type[Rule], package: str) -> Iterator[tuple[str, str]]:
     """What is wrong with the parts of a rule, each with what to do."""
-    pattern, form = (
-        (_OWN_CODE, "BN and three digits") if package == OWN_DISTRIBUTION else (_CODE, "such as ABC123")
-    )
+    pattern, form = (_OWN_CODE, "BN and three digits") if package == OWN_DISTRIBUTION else (_CODE, "such as ABC123")
     if not isinstance(rule.code, str) or not pattern.fullmatch(rule.code):
         yield f"has the code {rule.code!r}", f"write a code of the form: {form}"
     name = getattr(rule, "name", None)
@@ -219,13 +216,9 @@ def _check_selector(selector: str, flag: str, known: Iterable[Loaded | Page]) ->
 def _check_severities(options: Options, known: Iterable[Loaded | Page]) -> None:
     for selector, level in options.severities.items():
         if not any(_fit(selector, item) == _EXACT for item in known):
-            raise UsageError(
-                f"the severity of {selector} is set, but it names no rule", _suggestion(selector, known)
-            )
+            raise UsageError(f"the severity of {selector} is set, but it names no rule", _suggestion(selector, known))
         if level not in tuple(Severity):
-            raise UsageError(
-                f"the severity of {selector} is {level!r}", f"write one of {', '.join(Severity)}"
-            )
+            raise UsageError(f"the severity of {selector} is {level!r}", f"write one of {', '.join(Severity)}")
 
 
 def _suggestion(word: str, known: Iterable[Loaded | Page]) -> str:

@@ -59,9 +59,7 @@ def new_rule(code: str, name: str, directory: Path, loaded: Sequence[Loaded] = (
     Raises `UsageError` for a code or name of another form or that is taken, and for a file that exists.
     """
     if not is_code(code):
-        raise UsageError(
-            f"{code!r} is not a code", "write 2 to 8 capital letters and 3 or 4 digits, such as ABC123"
-        )
+        raise UsageError(f"{code!r} is not a code", "write 2 to 8 capital letters and 3 or 4 digits, such as ABC123")
     if not is_name(name):
         raise UsageError(
             f"{name!r} is not a name",
@@ -84,9 +82,7 @@ def new_rule(code: str, name: str, directory: Path, loaded: Sequence[Loaded] = (
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise UsageError(
-            f"{display_path(path)} exists already", "remove it or choose another name"
-        ) from error
+        raise UsageError(f"{display_path(path)} exists already", "remove it or choose another name") from error
     except OSError as error:
         raise UsageError(
             f"{display_path(path)} cannot be written ({error.strerror})",

@@ -191,9 +191,7 @@ class _Session:
 
     def outcome(self) -> Outcome:
         results = tuple(result for spec in self.specs for result in self._results.get(spec, ()))
-        without_model = (
-            spec for spec in self.specs if spec not in self._results and spec not in self._without_answer
-        )
+        without_model = (spec for spec in self.specs if spec not in self._results and spec not in self._without_answer)
         return Outcome(Report(results), tuple(dict.fromkeys(self.problems)), tuple(without_model))
 
     def drive(self, worker: _Worker) -> None:
@@ -271,9 +269,7 @@ class _Session:
             action = "Free memory, or name a smaller configuration of the model"
         elif status < 0:
             message = f"crashed its process ({signal.Signals(-status).name})"
-            action = (
-                "Run it by itself to see which compiled extension crashes, and keep that out of the import"
-            )
+            action = "Run it by itself to see which compiled extension crashes, and keep that out of the import"
         else:
             message = f"ended its process with exit status {status}"
             action = "Move the call that exits, such as os._exit, under `if __name__ == '__main__':`"

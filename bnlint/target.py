@@ -1,4 +1,4 @@
-"""Targets: what a user names ("model.py", "model.py:Net(3)", "timm.models:resnet50") -> functions that build a module."""
+"""Targets: what a user names ("model.py", "model.py:Net(3)", "timm.models:resnet50") -> what builds a module."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import ast
 import importlib
 import os
 import sys
-import traceback
-import types
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,21 +15,10 @@ from torch import nn
 
 from bnlint.errors import TargetError, UsageError
 from bnlint.files import split_file
-from bnlint.graph.build import (
-    Built,
-    BuildFailure,
-    WeightsNotLoaded,
-    build,
-    rng_kept,
-    weights_answered,
-    without_initialisation,
-)
-from bnlint.graph.devices import devices_answered
-from bnlint.graph.frames import is_internal, is_user_file
-from bnlint.graph.spans import construction_spans
+from bnlint.graph.build import BuildFailure, Built, build
+from bnlint.loading import execute, first_in_path, first_line, imports, place_of, roots_of
 from bnlint.source.discover import Candidates, Unbuildable, find_candidates
 from bnlint.source.file import SourceFile, display_path
-from bnlint.source.slice import module_slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +93,13 @@ def load_targets(spec: str) -> Iterator[LoadedTarget | TargetError | NothingToCh
 
 def _named_in_file(source: SourceFile, spec: str, expression: str) -> LoadedTarget:
     name, call = _parsed(spec, expression)
-    namespace, notes = _execute(source, wanted=(name.split(".")[0],))
+    namespace, notes = execute(source, wanted=(name.split(".")[0],))
     found = _look_up(namespace, name, spec, display_path(source.path))
     return LoadedTarget(
         name=spec,
         make=_maker(found, call),
         source=source,
-        roots=_roots(source.path),
+        roots=roots_of(source.path),
         explicit=True,
         class_name=_class_name(found),
         notes=notes,
@@ -122,17 +108,17 @@ def _named_in_file(source: SourceFile, spec: str, expression: str) -> LoadedTarg
 
 def _importable(spec: str, module_name: str, expression: str) -> LoadedTarget:
     name, call = _parsed(spec, expression)
-    _first_in_path(os.getcwd())
-    with _imports(spec, (os.getcwd() + os.sep,), []):
+    first_in_path(str(Path.cwd()))
+    with imports(spec, (str(Path.cwd()) + os.sep,), []):
         module = importlib.import_module(module_name)
     found = _look_up(vars(module), name, spec, module_name)
     file = getattr(sys.modules.get(module_name.partition(".")[0]), "__file__", None)
-    package = os.getcwd() if file is None else str(Path(file).parent)
+    package = str(Path.cwd()) if file is None else str(Path(file).parent)
     return LoadedTarget(
         name=spec,
         make=_maker(found, call),
         source=None,
-        roots=(package + os.sep, os.getcwd() + os.sep),
+        roots=(package + os.sep, str(Path.cwd()) + os.sep),
         explicit=True,
         class_name=_class_name(found),
     )
@@ -205,8 +191,8 @@ def _discover(source: SourceFile, shown: str) -> Iterator[LoadedTarget | TargetE
     if not (candidates.instances or candidates.factories or candidates.root_classes):
         yield NothingToCheck(shown, f"{shown} defines no nn.Module that could be checked")
         return
-    namespace, notes = _execute(source, wanted=None)
-    roots = _roots(source.path)
+    namespace, notes = execute(source, wanted=None)
+    roots = roots_of(source.path)
     covered: set[str] = set()
     failures: list[TargetError] = []
     found = 0
@@ -299,169 +285,15 @@ def _needs_arguments(target: LoadedTarget, item: Unbuildable) -> TargetError:
     )
 
 
-# Running the user's module ---------------------------------------------------------------------------------------
-
-
-def _execute(source: SourceFile, wanted: tuple[str, ...] | None) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Execute the slice of a file that defines and builds models; its namespace and notes for the reader."""
-    path = source.path.resolve()
-    part = module_slice(source, wanted)
-    root, name, package = _identity(source)
-    notes: list[str] = []
-    _forget_local_modules()
-    # inside a package Python looks in the package's root, for a script in the script's folder
-    folders = (str(root), os.getcwd(), str(path.parent)) if package else (str(path.parent), os.getcwd())
-    for folder in reversed(dict.fromkeys(folders)):
-        _first_in_path(folder)
-    weights: list[WeightsNotLoaded] = []
-    with _remembered(set(sys.modules), _roots(path)), _imports(display_path(source.path), _roots(path), weights):
-        if package:
-            _import_parents(package, root, notes)
-        if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
-            return vars(sys.modules[name]), tuple(notes)  # its own package has imported it already
-        code = compile(part.tree, str(path), "exec", dont_inherit=True)
-        namespace = _run(code, name, path, package, set())
-    notes += dict.fromkeys(str(item) for item in weights)
-    return namespace, tuple(notes)
-
-
-def _run(code: types.CodeType, name: str, path: Path, package: str, tried: set[str]) -> dict[str, Any]:
-    """Execute a module; a folder above the file that holds a module it misses is added to the path."""
-    module = types.ModuleType(name)
-    module.__file__ = str(path)
-    module.__package__ = package
-    sys.modules[name] = module
-    try:
-        exec(code, vars(module))  # the user's definitions and models: what bnlint is for
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        folder = next((str(above) for above in path.parents[1:5] if _holds(above, missing)), None)
-        if folder is None or missing in tried:
-            raise
-        _first_in_path(folder)
-        return _run(code, name, path, package, {*tried, missing})
-    return vars(module)
-
-
-def _holds(folder: Path, module: str) -> bool:
-    return bool(module) and ((folder / f"{module}.py").is_file() or (folder / module / "__init__.py").is_file())
-
-
-def _first_in_path(folder: str) -> None:
-    if folder in sys.path:
-        sys.path.remove(folder)
-    sys.path.insert(0, folder)
-
-
-@contextmanager
-def _imports(shown: str, roots: tuple[str, ...], weights: list[WeightsNotLoaded]) -> Iterator[None]:
-    """The conditions under which user code is imported; what it raises becomes a `TargetError` (BN900)."""
-    argv = sys.argv
-    sys.argv = [shown.partition(":")[0]]
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(rng_kept())
-            stack.enter_context(weights_answered(weights))
-            stack.enter_context(construction_spans(roots))
-            stack.enter_context(without_initialisation())
-            stack.enter_context(devices_answered())
-            yield
-    except (Exception, SystemExit) as error:
-        raise _cannot_import(shown, roots, error) from error
-    finally:
-        sys.argv = argv
-
-
-def _identity(source: SourceFile) -> tuple[Path, str, str]:
-    """The folder to import from, the module's name and its package ("" outside any)."""
-    path = source.path.resolve()
-    levels = max((node.level for node in ast.walk(source.tree) if isinstance(node, ast.ImportFrom)), default=0)
-    if not levels:
-        return path.parent, path.stem, ""
-    root, parts, climbed = path.parent, [path.stem], 0
-    while climbed < levels or (root / "__init__.py").exists():
-        if root.parent == root:
-            break
-        parts.insert(0, root.name)
-        root = root.parent
-        climbed += 1
-    if parts[-1] == "__init__":
-        parts.pop()
-        return root, ".".join(parts), ".".join(parts)
-    return root, ".".join(parts), ".".join(parts[:-1])
-
-
-def _import_parents(package: str, root: Path, notes: list[str]) -> None:
-    """Import the packages around a file; one that fails is replaced by an empty one, so that the file can be read."""
-    folder = root
-    name = ""
-    for part in package.split("."):
-        folder, name = folder / part, f"{name}.{part}" if name else part
-        try:
-            importlib.import_module(name)
-        except (Exception, SystemExit) as error:
-            stand_in = types.ModuleType(name)
-            stand_in.__path__ = [str(folder)]
-            sys.modules[name] = stand_in
-            notes.append(
-                f"{display_path(folder / '__init__.py')} was passed over: {type(error).__name__}: {_first_line(error)}"
-            )
-
-
-_local_modules: set[str] = set()
-
-
-@contextmanager
-def _remembered(before: set[str], roots: tuple[str, ...]) -> Iterator[None]:
-    """Remember which of the user's own modules were imported."""
-    try:
-        yield
-    finally:
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
-            if name not in before and isinstance(file, str) and is_user_file(file, roots):
-                _local_modules.add(name)
-
-
-def _forget_local_modules() -> None:
-    """Forget what former targets imported from their own folders: two projects may both have a `layers.py`."""
-    for name in _local_modules:
-        sys.modules.pop(name, None)
-    _local_modules.clear()
-
-
 # What went wrong -------------------------------------------------------------------------------------------------
 
 
-def _cannot_import(shown: str, roots: tuple[str, ...], error: BaseException) -> TargetError:
-    if isinstance(error, (TargetError, UsageError)):
-        raise error
-    path, line = _place(error, roots)
-    if isinstance(error, SystemExit):
-        message = f"the file ends the process while it is imported (exit status {error.code!r})"
-        hint = "move the call that exits under `if __name__ == '__main__':`, or give the arguments it asks for a default"
-    elif isinstance(error, ImportError):
-        message = f"import fails: {_first_line(error)}"
-        hint = "install what is missing into the environment that bnlint runs in, or run bnlint from the project's root"
-    else:
-        message = f"the file raises while it is imported: {type(error).__name__}: {_first_line(error)}"
-        hint = "make the file importable: try `python -c` with the same import"
-    return TargetError(
-        message,
-        hint,
-        code="BN900",
-        path=path or (shown if shown.endswith(".py") else None),
-        line=line,
-        details="".join(traceback.format_exception(error)),
-    )
-
-
 def _cannot_build(target: LoadedTarget, failure: BuildFailure) -> TargetError:
-    path, line = _place(failure.cause, target.roots)
+    path, line = place_of(failure.cause, target.roots)
     cause = failure.cause
     if path is None and target.source is not None:
         path, line = display_path(target.source.path), _definition_line(target)
-    reason = f"{type(cause).__name__}: {_first_line(cause)}"
+    reason = f"{type(cause).__name__}: {first_line(cause)}"
     hint = f"name the arguments it needs, as in bnlint check '{target.name}(...)', or add a build_model() that works"
     if isinstance(cause, ImportError):
         hint = "install what is missing into the environment that bnlint runs in"
@@ -489,25 +321,3 @@ def _definition_line(target: LoadedTarget) -> int | None:
         if wanted in names:
             return node.lineno
     return None
-
-
-def _place(error: BaseException, roots: tuple[str, ...]) -> tuple[str | None, int | None]:
-    """The innermost line of the user's files in a traceback, else the innermost outside torch."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_internal(frame.filename)]
-    own = [frame for frame in frames if is_user_file(frame.filename, roots)] or frames
-    if not own or own[-1].filename.startswith("<"):
-        return None, None
-    return display_path(Path(own[-1].filename)), own[-1].lineno
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else "no message"
-
-
-def _roots(path: Path) -> tuple[str, ...]:
-    """The folders of the user's files around a file: its outermost package's parent, and the working folder."""
-    root = path.resolve().parent
-    while (root / "__init__.py").exists() and root.parent != root:
-        root = root.parent
-    return tuple(dict.fromkeys((str(root) + os.sep, os.getcwd() + os.sep)))

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from bnlint.checker import check_target
 from bnlint.context import DEFAULT_BATCH_SIZE
 from bnlint.diagnostic import Diagnostic, Edit, Span
 from bnlint.errors import BnlintError
 from bnlint.graph import inputs as model_inputs
 from bnlint.graph.inputs import ModelInputs
-from bnlint.linter import check_target
 from bnlint.options import Options
 from bnlint.registry import Loaded
 from bnlint.report.report import TargetResult
@@ -76,9 +76,7 @@ def run_cases(rule: Rule | type[Rule]) -> list[CaseFailure]:
     """Run all cases of a rule; an empty list when it keeps to every one."""
     failures = [failure for case in cases_of(rule) for failure in run_case(case)]
     if rule.fixable and all(case.fixed is None for case in rule.invalid):
-        failures.append(
-            CaseFailure(rule.code, None, "it says fixable = True, but no invalid case shows what is fixed")
-        )
+        failures.append(CaseFailure(rule.code, None, "it says fixable = True, but no invalid case shows what is fixed"))
     return failures
 
 
@@ -244,15 +242,11 @@ def _training_step(case: Invalid, source: str, result: TargetResult) -> BaseExce
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         try:
-            exec(
-                compile(IMPORTS + _text(source), "<case>", "exec"), namespace
-            )  # the case is the rule's own code
+            exec(compile(IMPORTS + _text(source), "<case>", "exec"), namespace)  # the case is the rule's own code
             made = namespace["model"]
             model: nn.Module = made if isinstance(made, nn.Module) else made()
             model.train()
-            args, kwargs = _inputs(model, config, result).tensors(
-                config.batch_size or DEFAULT_BATCH_SIZE, _tensor
-            )
+            args, kwargs = _inputs(model, config, result).tensors(config.batch_size or DEFAULT_BATCH_SIZE, _tensor)
             losses = [item.sum() for item in _tensors(model(*args, **kwargs)) if item.requires_grad]
             if losses:
                 torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]

@@ -48,7 +48,7 @@ def main() -> None:
 
     with _reported(answer, None):
         _import_torch()
-        import bnlint.linter as _  # noqa: F401  # heavy imports happen once, while the parent still looks for files
+        import bnlint.checker as _  # noqa: F401  # heavy imports happen once, while the parent still looks for files
 
         request = json.loads(lifeline.readline() or "null")
         if request is not None:
@@ -103,7 +103,7 @@ def _serve(request: dict[str, Any], lifeline: IO[bytes], answer: Answer) -> None
 def _command(command: str, options: Options) -> Run:
     """What to do with one target."""
     if command == "check":
-        from bnlint.linter import check_target
+        from bnlint.checker import check_target
         from bnlint.registry import load_rules, select
 
         loaded = select(load_rules(), options)
@@ -135,9 +135,7 @@ def _run_in_child(spec: str, run: Run, lifeline: IO[bytes], answer: Answer) -> N
 def _run(spec: str, run: Run, answer: Answer) -> None:
     faulthandler.enable(file=2)  # a crash names the line in standard error
     if hasattr(signal, "SIGUSR2"):
-        faulthandler.register(
-            signal.SIGUSR2, file=2, all_threads=False
-        )  # so does the parent after the time limit
+        faulthandler.register(signal.SIGUSR2, file=2, all_threads=False)  # so does the parent after the time limit
     sys.argv = [spec.partition(":")[0]]
     answer({"begin": spec, "pid": os.getpid()})
     with _reported(answer, spec):

@@ -75,9 +75,7 @@ def main() -> int:
     if "--check" not in sys.argv[1:]:
         path.write_text(after, encoding="utf-8")
         return 0
-    changes = list(
-        difflib.unified_diff(before.splitlines(), after.splitlines(), "README.md", "as it should be")
-    )
+    changes = list(difflib.unified_diff(before.splitlines(), after.splitlines(), "README.md", "as it should be"))
     print("\n".join(changes))
     return int(bool(changes))
 

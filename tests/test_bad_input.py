@@ -74,9 +74,7 @@ class Net(nn.Module):
     "not_utf8.py": "# größe\nfrom torch import nn\n\nnet = nn.BatchNorm2d(8)\n".encode("latin-1"),
     "null_bytes.py": b"import torch\x00\n",
 }
-TARGETS = [
-    name for name in BAD if name not in ("missing_below.py", "exits_at_import.py", "endless_at_import.py")
-]
+TARGETS = [name for name in BAD if name not in ("missing_below.py", "exits_at_import.py", "endless_at_import.py")]
 
 
 def write(folder: Path, files: dict[str, str | bytes]) -> None:
@@ -114,9 +112,7 @@ def findings(project: Path) -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.parametrize(
     ("name", "code", "words", "place"),
     [
-        pytest.param(
-            "syntax_error.py", "BN900", ["syntax error on line 3"], ("syntax_error.py", 3), id="syntax"
-        ),
+        pytest.param("syntax_error.py", "BN900", ["syntax error on line 3"], ("syntax_error.py", 3), id="syntax"),
         pytest.param(
             "import_error.py",
             "BN900",
@@ -199,10 +195,7 @@ def test_the_others_are_checked_although_the_request_is_partly_wrong(full: Run) 
 
 def test_missing_targets_are_errors_with_a_next_step(full: Run) -> None:
     assert "error: the file missing.py does not exist\n  next: check the spelling; " in full.err
-    assert (
-        "error: the folder documents holds no Python file\n  next: name a folder or a file with a model"
-        in full.err
-    )
+    assert "error: the folder documents holds no Python file\n  next: name a folder or a file with a model" in full.err
 
 
 def test_nobody_sees_a_traceback_who_did_not_ask(full: Run) -> None:
@@ -272,12 +265,8 @@ def bomb() -> str:
 @pytest.mark.parametrize(
     ("content", "fact", "step"),
     [
-        pytest.param(
-            "batch_sise: 4\n", "train.yaml:1: unknown key 'batch_sise'", "batch_size", id="unknown key"
-        ),
-        pytest.param(
-            "batch_size: four\n", "train.yaml:1: batch_size is 'four'", "batch_size: 4", id="no number"
-        ),
+        pytest.param("batch_sise: 4\n", "train.yaml:1: unknown key 'batch_sise'", "batch_size", id="unknown key"),
+        pytest.param("batch_size: four\n", "train.yaml:1: batch_size is 'four'", "batch_size: 4", id="no number"),
         pytest.param("batch_size: 4\nbatch_size: 2\n", "train.yaml:2: ", "", id="a key twice"),
         pytest.param("batch_size: [4\n", "train.yaml", "", id="no YAML"),
         pytest.param("!!python/object/apply:os.system ['true']\n", "train.yaml:1: ", "", id="an unsafe tag"),
@@ -286,9 +275,7 @@ def bomb() -> str:
         pytest.param("- 1\n- 2\n", "train.yaml", "batch_size: 4", id="a list"),
     ],
 )
-def test_a_training_file_that_cannot_be_read(
-    project: Path, tmp_path: Path, content: str, fact: str, step: str
-) -> None:
+def test_a_training_file_that_cannot_be_read(project: Path, tmp_path: Path, content: str, fact: str, step: str) -> None:
     (tmp_path / "train.yaml").write_text(content, encoding="utf-8")
     (tmp_path / "good.py").write_text(GOOD, encoding="utf-8")
     wrong(bnlint("check", "good.py", "good.py:Good", "--training", "train.yaml", cwd=tmp_path), fact, step)

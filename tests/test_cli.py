@@ -57,9 +57,7 @@ def help_of(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_groups_the_options_under_headings(capsys: pytest.CaptureFixture[str]) -> None:
     shown = help_of("check", capsys=capsys)
-    places = [
-        shown.index(f"\n{heading}:\n") for heading in ("Training facts", "Selection", "Output", "Gate", "Run")
-    ]
+    places = [shown.index(f"\n{heading}:\n") for heading in ("Training facts", "Selection", "Output", "Gate", "Run")]
     assert places == sorted(places)
     assert places[0] < shown.index("--batch-size") < places[1] < shown.index("--select") < places[2]
     assert places[2] < shown.index("--output-format") < places[3] < shown.index("--fail-level") < places[4]
@@ -192,9 +190,7 @@ def test_a_clean_model_gives_status_zero_and_says_what_was_not_checked(project: 
 
 def test_json_is_all_there_is_on_standard_output(project: Path) -> None:
     (project / "loud.py").write_text(f"import talks\n{FAULTY}", encoding="utf-8")
-    (project / "talks.py").write_text(
-        "import sys\nprint('hello')\nprint('there', file=sys.stderr)\n", "utf-8"
-    )
+    (project / "talks.py").write_text("import sys\nprint('hello')\nprint('there', file=sys.stderr)\n", "utf-8")
     run = bnlint("check", "loud.py", *BATCH_OF_ONE, "--output-format", "json", "--verbose", cwd=project)
     assert json.loads(run.out)["summary"]["error"] == 1
     assert run.err == "output of loud.py:\nhello\nthere\n"
@@ -365,9 +361,7 @@ def test_wrong_use(
 def test_a_result_that_cannot_be_written_is_said(project: Path) -> None:
     run = bnlint("check", "clean.py", "--output-file", "no/such/folder/result.txt", cwd=project)
     assert run.status == 2
-    assert run.err.startswith(
-        "error: cannot write no/such/folder/result.txt: No such file or directory\n  next: "
-    )
+    assert run.err.startswith("error: cannot write no/such/folder/result.txt: No such file or directory\n  next: ")
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (ValueError("odd"), 2)])

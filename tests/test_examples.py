@@ -119,9 +119,7 @@ def test_program_runs_or_raises_as_the_header_says(example: Example) -> None:
 
 
 def test_readme_lists_every_example_with_its_rules() -> None:
-    rows = re.findall(
-        r"^\| \[(\w+)\].*?\| ([BN0-9, ]+) \|", (FOLDER / "README.md").read_text(encoding="utf-8"), re.M
-    )
+    rows = re.findall(r"^\| \[(\w+)\].*?\| ([BN0-9, ]+) \|", (FOLDER / "README.md").read_text(encoding="utf-8"), re.M)
     listed = {name: set(rules.split(", ")) for name, rules in rows}
     expected = {
         example.path.parent.name: {item.split()[0] for item in example.expected}

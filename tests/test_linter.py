@@ -13,8 +13,8 @@ from torch import nn
 
 import bnlint
 from bnlint.api import Context, Diagnostic, NotChecked, Rule, Severity
+from bnlint.checker import check, check_target
 from bnlint.errors import BnlintError, ConfigurationError, UsageError
-from bnlint.linter import check, check_target
 from bnlint.options import Options
 from bnlint.registry import Loaded
 from bnlint.report.report import TargetResult

@@ -211,9 +211,7 @@ def test_a_missing_file_and_a_file_of_another_kind_say_what_to_do(write: Any) ->
 def test_a_total_over_the_ranks_gives_the_batch_of_one_device(write: Any) -> None:
     facts = read(write("world_size: 8\ntotal_batch_size: 16\n"))
     assert facts.config.batch_size == 2
-    assert facts.config.sources["batch_size"] == Source(
-        "train.yaml:2", "total_batch_size", "per-device 2 = 16 // 8"
-    )
+    assert facts.config.sources["batch_size"] == Source("train.yaml:2", "total_batch_size", "per-device 2 = 16 // 8")
     assert facts.conflicts == ()
 
 

@@ -76,9 +76,7 @@ def test_wheel_carries_its_licence_and_the_version_of_the_package(wheel: zipfile
     assert metadata(wheel, "licenses/LICENSE") == (ROOT / "LICENSE").read_text()
 
 
-def test_wheel_built_from_the_sdist_is_the_same_wheel(
-    wheel: zipfile.ZipFile, sdist: Path, tmp_path: Path
-) -> None:
+def test_wheel_built_from_the_sdist_is_the_same_wheel(wheel: zipfile.ZipFile, sdist: Path, tmp_path: Path) -> None:
     again = zipfile.ZipFile(build("wheel", sdist, tmp_path))
     assert {item.filename: item.CRC for item in again.infolist()} == {
         item.filename: item.CRC for item in wheel.infolist()

@@ -73,9 +73,7 @@ def test_a_rule_of_another_package_is_found_with_the_name_of_its_distribution(in
     assert own.package == "bnlint-own"
 
 
-def test_a_new_file_in_a_subpackage_is_found_without_an_installation(
-    install: Install, tmp_path: Path
-) -> None:
+def test_a_new_file_in_a_subpackage_is_found_without_an_installation(install: Install, tmp_path: Path) -> None:
     install({"one.py": RULE})
     load_rules()
     (tmp_path / "own_rules" / "more").mkdir()
@@ -176,25 +174,17 @@ STABLE = ["BN201", "BN202", "BN301", "XY101"]
         pytest.param(Options(preview=True), sorted([*STABLE, "BN210"]), id="preview on request"),
         pytest.param(Options(select=("BN",)), ["BN201", "BN202", "BN301"], id="prefix of letters"),
         pytest.param(Options(select=("BN2",)), ["BN201", "BN202"], id="prefix does not bring in preview"),
-        pytest.param(
-            Options(select=("BN2",), preview=True), ["BN201", "BN202", "BN210"], id="prefix and preview"
-        ),
+        pytest.param(Options(select=("BN2",), preview=True), ["BN201", "BN202", "BN210"], id="prefix and preview"),
         pytest.param(Options(select=("BN210",)), ["BN210"], id="preview rule by its code"),
         pytest.param(Options(select=("young-fault",)), ["BN210"], id="preview rule by its name"),
         pytest.param(Options(select=("second-fault",)), ["BN202"], id="name"),
         pytest.param(Options(ignore=("BN2",)), ["BN301", "XY101"], id="ignored prefix"),
         pytest.param(Options(ignore=("first-fault",)), ["BN202", "BN301", "XY101"], id="ignored name"),
         pytest.param(Options(select=("BN202",), ignore=("BN2",)), ["BN202"], id="code beats prefix"),
-        pytest.param(
-            Options(select=("BN2",), ignore=("BN",)), ["BN201", "BN202"], id="long prefix beats short"
-        ),
+        pytest.param(Options(select=("BN2",), ignore=("BN",)), ["BN201", "BN202"], id="long prefix beats short"),
         pytest.param(Options(select=("BN201",), ignore=("BN201",)), [], id="ignore wins a draw"),
-        pytest.param(
-            Options(select=("BN3",), extend_select=("XY",)), ["BN301", "XY101"], id="extended selection"
-        ),
-        pytest.param(
-            Options(extend_select=("BN210",)), sorted([*STABLE, "BN210"]), id="default plus a preview rule"
-        ),
+        pytest.param(Options(select=("BN3",), extend_select=("XY",)), ["BN301", "XY101"], id="extended selection"),
+        pytest.param(Options(extend_select=("BN210",)), sorted([*STABLE, "BN210"]), id="default plus a preview rule"),
         pytest.param(Options(select=("BN902",)), [], id="code of bnlint itself"),
     ],
 )
@@ -211,17 +201,11 @@ def test_selectors_choose_rules(options: Options, expected: list[str]) -> None:
         pytest.param(Options(select=("frist-fault",)), "did you mean first-fault", id="typo in a name"),
         pytest.param(Options(select=("B",)), "--select B names no rule", id="one letter"),
         pytest.param(Options(select=("",)), "--select  names no rule", id="empty"),
-        pytest.param(
-            Options(severities={"BN2": "error"}), "severity of BN2 is set", id="severity of a prefix"
-        ),
-        pytest.param(
-            Options(severities={"BN201": "bad"}), "'bad': write one of error, warning, info", id="level"
-        ),
+        pytest.param(Options(severities={"BN2": "error"}), "severity of BN2 is set", id="severity of a prefix"),
+        pytest.param(Options(severities={"BN201": "bad"}), "'bad': write one of error, warning, info", id="level"),
     ],
 )
-def test_a_selector_that_fits_nothing_is_an_error_with_the_nearest_name(
-    options: Options, message: str
-) -> None:
+def test_a_selector_that_fits_nothing_is_an_error_with_the_nearest_name(options: Options, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         select(RULES, options)
 

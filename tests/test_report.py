@@ -214,9 +214,7 @@ def test_edits_of_one_line_are_applied_together() -> None:
 
 def test_assumed_inputs_are_said_with_the_flag_that_sets_them() -> None:
     shown = full(traced(assumed_inputs=True))
-    expected = (
-        "model.py:Net: traced; assumed input [2, 8, 4, 4]: the model states none; set it with --input\n"
-    )
+    expected = "model.py:Net: traced; assumed input [2, 8, 4, 4]: the model states none; set it with --input\n"
     assert expected in shown
 
 
@@ -251,6 +249,12 @@ def test_a_reason_that_holds_for_one_target_names_it() -> None:
 )
 def test_silence_is_never_sold_as_a_clean_model(targets: tuple[TargetResult, ...], words: str) -> None:
     assert full(*targets).splitlines()[-1] == words
+
+
+def test_a_failed_target_is_said_once() -> None:
+    failed = TargetResult("a.py", "failed", diagnostics=(finding(location=None, target="a.py"),))
+    assert full(failed).count("a.py") == 1
+    assert "a.py: not checked" in full(TargetResult("a.py", "failed"))
 
 
 def test_a_partial_trace_says_how_much_was_seen() -> None:
@@ -468,9 +472,7 @@ class Example(Rule):
 
 def test_a_page_holds_the_words_and_the_cases_of_its_rule() -> None:
     page = rule_page.markdown(Example())
-    assert page.startswith(
-        "# example-rule (XX100)\n\nSeverity: warning; Needs: graph, training.batch_size; Fix:"
-    )
+    assert page.startswith("# example-rule (XX100)\n\nSeverity: warning; Needs: graph, training.batch_size; Fix:")
     assert "## Why it matters\n\nA reason." in page
     assert "`batch_size: 1`; `inputs: [[8]]`:\n\n```python\nmodel = bad()\n```\n\nFixed:\n" in page
     assert "```python\nmodel = good()\n```" in page

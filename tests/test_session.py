@@ -121,9 +121,7 @@ def test_paths_are_made_equal_and_repeats_are_left_out(project: Path) -> None:
         pytest.param("text", "none of the Python files in the folder text (1) mentions torch", id="no torch"),
     ],
 )
-def test_a_target_that_is_none_is_an_error_and_the_others_stay(
-    project: Path, target: str, message: str
-) -> None:
+def test_a_target_that_is_none_is_an_error_and_the_others_stay(project: Path, target: str, message: str) -> None:
     specs, (error,) = expand([target, "model.py"])
     assert specs == ["model.py"]
     assert error.message == message
@@ -133,9 +131,7 @@ def test_a_target_that_is_none_is_an_error_and_the_others_stay(
 # What a target does to its process
 
 
-def run_in(
-    folder: Path, targets: list[str], *, timeout: float = SECONDS, listener: Listener | None = None
-) -> Outcome:
+def run_in(folder: Path, targets: list[str], *, timeout: float = SECONDS, listener: Listener | None = None) -> Outcome:
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -187,9 +183,7 @@ def only_finding(results: list[TargetResult]) -> Diagnostic:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_the_next_target_is_checked_as_if_nothing_had_been(
-    hostile: dict[str, list[TargetResult]], name: str
-) -> None:
+def test_the_next_target_is_checked_as_if_nothing_had_been(hostile: dict[str, list[TargetResult]], name: str) -> None:
     (result,) = hostile[f"after_{name}"]
     assert result.status == "traced"
     assert result.diagnostics == ()
@@ -221,9 +215,7 @@ def test_closed_descriptors_cost_the_target_only(hostile: dict[str, list[TargetR
 
 
 @pytest.mark.parametrize("name", ["floods.py", "reads.py"])
-def test_standard_streams_do_the_checked_code_no_harm(
-    hostile: dict[str, list[TargetResult]], name: str
-) -> None:
+def test_standard_streams_do_the_checked_code_no_harm(hostile: dict[str, list[TargetResult]], name: str) -> None:
     (result,) = hostile[name]
     assert result.status == "traced"
 
@@ -280,9 +272,7 @@ def test_a_file_without_a_model_is_named(tmp_path: Path) -> None:
     assert [result.status for result in outcome.report.targets] == ["traced"]
 
 
-def test_a_request_that_is_wrong_as_a_whole_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_that_is_wrong_as_a_whole_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"a.py": GOOD, "b.py": GOOD})
     monkeypatch.chdir(tmp_path)
     outcome = run("check", ["a.py", "b.py"], Options(select=("BN1O1",)))
@@ -386,7 +376,7 @@ def test_the_parent_never_imports_torch(tmp_path: Path) -> None:
 
 def test_debug_shows_where_a_fault_of_bnlint_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"net.py": GOOD})
-    broken = "import bnlint.linter, bnlint.worker\nbnlint.linter.check_target = None\nbnlint.worker.main()"
+    broken = "import bnlint.checker, bnlint.worker\nbnlint.checker.check_target = None\nbnlint.worker.main()"
     monkeypatch.setattr(session, "WORKER_COMMAND", (sys.executable, "-P", "-c", broken))
     (problem,) = run_in(tmp_path, ["net.py"]).problems
     assert problem.internal
@@ -404,9 +394,7 @@ def test_a_worker_that_cannot_start_is_a_problem_with_a_next_step(
     assert "import torch" in problem.hint
 
 
-def test_torch_that_is_missing_is_said_before_anything_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torch_that_is_missing_is_said_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"net.py": GOOD})
     without = "import sys; sys.modules['torch'] = None; import bnlint.worker; bnlint.worker.main()"
     monkeypatch.setattr(session, "WORKER_COMMAND", (sys.executable, "-P", "-c", without))

@@ -30,9 +30,7 @@ class HighMomentum(Rule):
     fixable = True
 
     valid = (Valid("model = nn.BatchNorm1d(4)"),)
-    invalid = (
-        Invalid("model = nn.BatchNorm1d(4, momentum=0.9)", fixed="model = nn.BatchNorm1d(4, momentum=0.1)"),
-    )
+    invalid = (Invalid("model = nn.BatchNorm1d(4, momentum=0.9)", fixed="model = nn.BatchNorm1d(4, momentum=0.1)"),)
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
         for layer in context.batch_norms():
@@ -62,12 +60,8 @@ PAIR = """\
 
     model = Net()
 """
-CRASH = Invalid(
-    "model = nn.BatchNorm1d(4, momentum=0.9)", training={"batch_size": 1}, inputs=((4,),), crashes=True
-)
-FINE = Invalid(
-    "model = nn.BatchNorm1d(4, momentum=0.9)", training={"batch_size": 2}, inputs=((4,),), crashes=True
-)
+CRASH = Invalid("model = nn.BatchNorm1d(4, momentum=0.9)", training={"batch_size": 1}, inputs=((4,),), crashes=True)
+FINE = Invalid("model = nn.BatchNorm1d(4, momentum=0.9)", training={"batch_size": 2}, inputs=((4,),), crashes=True)
 
 
 @pytest.mark.parametrize(
@@ -267,9 +261,7 @@ def test_a_new_rule_is_complete_and_its_cases_fail_until_it_is_written(tmp_path:
         pytest.param("abc1", "own-fault", "'abc1' is not a code", id="malformed code"),
         pytest.param("ABC123", "Own_Fault", "'Own_Fault' is not a name", id="malformed name"),
         pytest.param("ABC123", "../own", "is not a name", id="name that leaves the folder"),
-        pytest.param(
-            "BN902", "own-fault", "BN902 is taken by forward-fails: BN9", id="code of the run itself"
-        ),
+        pytest.param("BN902", "own-fault", "BN902 is taken by forward-fails: BN9", id="code of the run itself"),
         pytest.param("TS201", "own-fault", "TS201 is taken by high-momentum: TS202 is free", id="taken code"),
         pytest.param("TS202", "high-momentum", "high-momentum is taken by TS201", id="taken name"),
     ],

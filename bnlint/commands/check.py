@@ -130,9 +130,7 @@ def _render(report: Report, values: Mapping[str, Any], out: Terminal, seconds: f
                 report,
                 width=out.width,
                 color=out.color,
-                seconds=seconds
-                if out.interactive
-                else None,  # what is piped or kept stays the same every time
+                seconds=seconds if out.interactive else None,  # what is piped or kept stays the same every time
                 verbose=values["verbose"],
                 findings_only=values["quiet"],
             )

@@ -45,20 +45,14 @@ def write(text: str, file: str | None = None) -> None:
         try:
             Path(file).write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise UsageError(
-                f"cannot write {file}: {error.strerror}", "name a file in a folder that exists"
-            ) from error
+            raise UsageError(f"cannot write {file}: {error.strerror}", "name a file in a folder that exists") from error
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a terminal without Unicode still gets the findings
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode still gets the findings
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except (
-        BrokenPipeError
-    ):  # `bnlint check | head`: the interpreter would complain again when it flushes at exit
+    except BrokenPipeError:  # `bnlint check | head`: the interpreter would complain again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -62,9 +62,7 @@ def shapes(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]
     return [_shape(text, parameter.opts[0]) for text in values]
 
 
-def named_shapes(
-    _: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> list[tuple[str | None, Any]]:
+def named_shapes(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str | None, Any]]:
     """Shapes, or `Name=SHAPE` for one of several models: pairs of the name (or None) and the shape."""
     flag = parameter.opts[0]
     pairs = []

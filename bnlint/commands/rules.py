@@ -69,9 +69,7 @@ def _rules_in(module: str) -> tuple[Loaded, ...]:
     path = Path(module)
     if path.suffix == ".py":
         if not path.is_file():
-            raise UsageError(
-                f"the file {module} does not exist", "name a rule's file or an importable module"
-            )
+            raise UsageError(f"the file {module} does not exist", "name a rule's file or an importable module")
         sys.path.insert(0, str(path.resolve().parent))
         return load_module(path.stem)
     sys.path.insert(0, str(Path.cwd()))

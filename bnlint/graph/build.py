@@ -140,7 +140,13 @@ def build(make: Callable[[], Any], roots: tuple[str, ...], *, values: bool = Fal
             continue
         attempts: list[WeightsNotLoaded] = []
         try:
-            with rng_kept(), weights_answered(attempts), construction_spans(roots), context(), devices_answered():
+            with (
+                rng_kept(),
+                weights_answered(attempts),
+                construction_spans(roots),
+                context(),
+                devices_answered(),
+            ):
                 return Built(make(), step, tuple(dict.fromkeys(attempts)))
         except (Exception, SystemExit) as error:
             failure = error

@@ -24,15 +24,16 @@ from bnlint.errors import TargetError
 from bnlint.graph import inputs as model_inputs
 from bnlint.graph.build import Built, rng_kept, weights_answered
 from bnlint.graph.inputs import DetectionInputs, ModelInputs
+from bnlint.graph.intercept import norms_intercepted
 from bnlint.graph.layer import Layer, NormCall
 from bnlint.graph.live_spans import live_span
 from bnlint.graph.model_graph import ForwardError, ModelGraph
+from bnlint.graph.nested import shapes
 from bnlint.graph.norms import layers_of
-from bnlint.graph.record import Recorder, norms_intercepted, shapes
+from bnlint.graph.record import Recorder
 from bnlint.graph.spans import span_of_module
 from bnlint.source.edits import POSITIONS, fix_with, replace_argument, replace_span
 from bnlint.source.file import SourceFile
-
 
 _TRIED_BATCH = 2  # at which assumed input shapes are tried
 _PART_TRIES = 16  # input shapes tried for a module that the recording did not reach
@@ -196,7 +197,7 @@ class Capture:
         """The norm layers with the place of their construction, also where it was not seen."""
         modules = dict(model.named_modules())
         for layer in layers_of(model):
-            yield layer if layer.span else replace(layer, span=live_span(layer.path, modules, self._read_source))
+            yield (layer if layer.span else replace(layer, span=live_span(layer.path, modules, self._read_source)))
 
     def _plain_output(self, batch_size: int) -> Any:
         """One forward without recording."""
@@ -339,10 +340,9 @@ def _is_lazy(model: nn.Module) -> bool:
 
 
 def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
-    if isinstance(tensor, nn.UninitializedParameter):
-        return nn.UninitializedParameter(requires_grad=tensor.requires_grad, device="meta")
-    if isinstance(tensor, nn.UninitializedBuffer):
-        return nn.UninitializedBuffer(device="meta")
+    if nn.parameter.is_lazy(tensor):
+        uninitialised: Any = type(tensor)  # its signature says nothing of the device
+        return uninitialised(requires_grad=tensor.requires_grad, device="meta")  # type: ignore[no-any-return]
     moved = torch.empty_like(tensor, device="meta", requires_grad=False)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(moved, requires_grad=tensor.requires_grad)
@@ -389,4 +389,3 @@ def _rows_differ(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
         return False
     fixed = [a for axis, (a, b) in enumerate(zip(one, other, strict=True)) if axis != 1 and a == b]
     return math.prod(fixed) == 1
-

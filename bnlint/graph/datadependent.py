@@ -45,7 +45,12 @@ class Sizes:
         return size
 
     def answer(
-        self, recorder: Recorder, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        recorder: Recorder,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> Any:
         """What a data-dependent operation gives on meta tensors; None when the operation is no such one."""
         source = args[0] if args else kwargs.get("input")
@@ -62,7 +67,9 @@ class Sizes:
             mask = args[1] if len(args) > 1 else kwargs["mask"]
             size = self.size_for(recorder, mask, name)
             # each true element of a broadcast mask selects as many values, so that view(-1, channels) still divides
-            return None if size is None else _empty((size * max(1, source.numel() // mask.numel()),), source, source.dtype)
+            return (
+                None if size is None else _empty((size * max(1, source.numel() // mask.numel()),), source, source.dtype)
+            )
         if name in ("unique", "unique_consecutive"):
             return self.unique(recorder, name, source, args, kwargs)
         if name == "__getitem__":
@@ -130,9 +137,8 @@ class Sizes:
         if value.device.type != "meta":
             known = {}
             for source in node.all_input_nodes:
-                shape = source.meta.get("shape")
                 for axis, origin in source.meta.get(_DIMS, {}).items():
-                    known[shape[axis]] = origin
+                    known[source.meta["shape"][axis]] = origin
             if _makes_rows(node) and any(item.meta["from_input"] for item in _selectors(node)) and value.dim():
                 known[value.shape[_row_axis(node)]] = node.meta["op"].replace("__getitem__", "boolean index")
         for axis, size in enumerate(value.shape):

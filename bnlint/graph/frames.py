@@ -51,13 +51,16 @@ def span_of_frame(frame: FrameType) -> Span | None:
 
 def _span_of_code(code: CodeType, instruction: int) -> Span | None:
     positions = next(itertools.islice(code.co_positions(), instruction // 2, None), None)
-    if positions is None or positions[0] is None or code.co_filename.startswith("<"):
+    line, end_line, column, end_column = positions or (None, None, None, None)
+    if line is None or code.co_filename.startswith("<"):
         return None
-    line, end_line, column, end_column = positions
     name = display_path(Path(code.co_filename))
     if end_line is None or column is None or end_column is None:
         return Span(name, line)
-    start, end = _characters(code.co_filename, line, column), _characters(code.co_filename, end_line, end_column)
+    start, end = (
+        _characters(code.co_filename, line, column),
+        _characters(code.co_filename, end_line, end_column),
+    )
     return Span(name, line, start + 1, end_line, end + 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -79,9 +79,7 @@ def stated_by_model(model: nn.Module) -> ModelInputs | None:
     except Exception:  # a property of the user's class: any failure only means that it states nothing
         dummy = None
     if isinstance(dummy, Mapping) and dummy and all(isinstance(item, torch.Tensor) for item in dummy.values()):
-        return given(
-            {name: _without_batch(item) for name, item in dummy.items()}, model, "the model's dummy_inputs"
-        )
+        return given({name: _without_batch(item) for name, item in dummy.items()}, model, "the model's dummy_inputs")
     return None
 
 
@@ -92,7 +90,7 @@ class DetectionInputs(ModelInputs):
     A target holds one box of 48 x 48 pixels with its label, mask and keypoints.
     """
 
-    image: TensorShape = TensorShape((3, 320, 320))
+    image: TensorShape = field(default=TensorShape((3, 320, 320)))
     keypoints: int = 17  # of a person, as in COCO
 
     def tensors(
@@ -121,11 +119,8 @@ def candidates(model: nn.Module) -> Iterator[ModelInputs]:
             yield ModelInputs(assumed=True, stated_by="bnlint")
             return
     shapes = list(dict.fromkeys(_shapes(model)))
-    tries = 0
-    for combination in _combinations([item.name for item in required], shapes):
-        tries += 1
-        if tries > _TRIES:
-            return
+    combinations = _combinations([item.name for item in required], shapes)
+    for combination in itertools.islice(combinations, _TRIES):
         yield ModelInputs(args=combination, assumed=True, stated_by="bnlint")
 
 
@@ -151,7 +146,8 @@ def _combinations(names: Sequence[str], shapes: Sequence[TensorShape]) -> Iterat
         yield tuple(typed(name, shape) for name in names)
     for shape in shapes:
         integer = tuple(
-            TensorShape((), "int64") if any(part in name.lower() for part in _INTEGER_NAMES) else shape for name in names
+            TensorShape((), "int64") if any(part in name.lower() for part in _INTEGER_NAMES) else shape
+            for name in names
         )
         yield integer
     yield from itertools.islice(itertools.product(shapes, repeat=len(names)), _TRIES)
@@ -168,7 +164,12 @@ def _shapes(model: nn.Module) -> Iterator[TensorShape]:
                 yield shape
         if len(seen) >= 24:
             break
-    yield from (TensorShape((3, 224, 224)), TensorShape((3, 32, 32)), TensorShape((1, 28, 28)), TensorShape((128,)))
+    yield from (
+        TensorShape((3, 224, 224)),
+        TensorShape((3, 32, 32)),
+        TensorShape((1, 28, 28)),
+        TensorShape((128,)),
+    )
 
 
 def _admitted(layer: nn.Module) -> Iterator[TensorShape]:
@@ -180,7 +181,14 @@ def _admitted(layer: nn.Module) -> Iterator[TensorShape]:
         for size in (1024, 128, 16000, 64, 2048):
             yield TensorShape((layer.in_channels, size))
     elif isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d)):
-        for sizes in ((16, 112, 112), (32, 32, 32), (16, 224, 224), (64, 64, 64), (32, 224, 224), (32, 160, 160)):
+        for sizes in (
+            (16, 112, 112),
+            (32, 32, 32),
+            (16, 224, 224),
+            (64, 64, 64),
+            (32, 224, 224),
+            (32, 160, 160),
+        ):
             yield TensorShape((layer.in_channels, *sizes))
     elif isinstance(layer, nn.Linear):
         yield TensorShape((layer.in_features,))

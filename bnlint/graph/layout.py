@@ -89,9 +89,7 @@ def _convolved_axes(leaf: Any, name: str) -> int:
     """How many axes a convolution slides over; 0 for anything else."""
     if isinstance(leaf, nn.modules.conv._ConvNd):
         return len(leaf.kernel_size)
-    return (
-        int(name[-2]) if leaf is None and name.startswith("conv") and name[-2:] in ("1d", "2d", "3d") else 0
-    )
+    return int(name[-2]) if leaf is None and name.startswith("conv") and name[-2:] in ("1d", "2d", "3d") else 0
 
 
 def _kept(inputs: Sequence[Node], known: Mapping[Node, FeatureAxis], shape: Shape) -> FeatureAxis | None:
@@ -130,6 +128,4 @@ def _untouched(source: FeatureAxis, before: Any, after: Shape) -> bool:
 def _integers(value: Any) -> list[int]:
     if isinstance(value, int):
         return [value]
-    return (
-        [number for item in value for number in _integers(item)] if isinstance(value, (list, tuple)) else []
-    )
+    return [number for item in value for number in _integers(item)] if isinstance(value, (list, tuple)) else []

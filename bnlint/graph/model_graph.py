@@ -37,13 +37,16 @@ class ModelGraph:
     `called_modules` are the paths of the modules that ran, `used_parameters` those of the parameters that an
     operation or a leaf module read, `opaque_modules` those that cannot be looked into (scripted ones).
 
-    `fx` holds fx's node kinds; every node's `meta` has: "shape" (a tuple of ints, or a nested list/dict of such
-    tuples for several tensors, or None), "dtype" (likewise, names as "float32"), "op" (the name of the function, method or
-    module class), "from_input" (whether it depends on the model's input), "module" (path of the module whose
-    forward made the node; for a leaf module its own path), "span" (the user's line, or None), "owner_call" (index of that module call). `step` is how far down the capture ladder this
-    is: "meta" (values unknown), "real" (small real tensors), "partial" (recorded up to a failure, `error` says
-    which) or "modules" (nothing ran). `coverage` is the share of called-for modules that were recorded, 0 to 1.
-    `output` is the shape of the model's output, nested as the model returns it, with a tuple for each tensor.
+    `fx` holds fx's node kinds; every node's `meta` has: "shape" (a tuple of ints, a nested list or dict of such tuples
+    for several tensors, or None), "dtype" (likewise, names as "float32"), "op" (the name of the function, method or
+    module class), "from_input" (whether it depends on the model's input), "module" (the path of the module whose
+    forward made the node; for a leaf module its own path), "span" (the user's line, or None), "owner_call" (the index
+    of that module call) and "checkpointed". A call_module node has its module in "leaf".
+
+    `step` is how far down the capture ladder this is: "meta" (values unknown), "real" (small real tensors), "partial"
+    (recorded up to a failure, which `error` names) or "modules" (nothing ran). `coverage` is the share of the leaf
+    modules that were recorded, 0 to 1. `output` is the shape of the model's output, nested as the model returns it,
+    with a tuple for each tensor.
     """
 
     fx: Graph

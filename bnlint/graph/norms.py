@@ -121,7 +121,12 @@ def layer_of(path: str, module: nn.Module, kind: str) -> Layer:
 
 
 def functional_layer(
-    path: str, kind: str, arguments: Mapping[str, Any], shape: Sequence[int], training: bool, span: Span | None
+    path: str,
+    kind: str,
+    arguments: Mapping[str, Any],
+    shape: Sequence[int],
+    training: bool,
+    span: Span | None,
 ) -> Layer:
     """The view of a norm function that no layer stands behind; `path` is the module whose forward calls it."""
     weight = arguments.get("weight")
@@ -153,6 +158,6 @@ def _features(module: nn.Module) -> int | None:
             return value
     shape = getattr(module, "normalized_shape", None)
     if shape is not None:
-        return math.prod(shape)
+        return int(math.prod(shape))
     mean = module._buffers.get("running_mean")
-    return None if mean is None else mean.numel()
+    return mean.numel() if isinstance(mean, torch.Tensor) else None

@@ -8,7 +8,6 @@ intercepted, so that the recording goes on behind a norm that would raise and ev
 from __future__ import annotations
 
 import inspect
-import math
 import sys
 import traceback
 import weakref
@@ -18,7 +17,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, fx, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
@@ -26,16 +24,27 @@ from torch.overrides import TorchFunctionMode
 from bnlint.graph import datadependent, norms
 from bnlint.graph.devices import is_move, stay, without_device
 from bnlint.graph.frames import calling_frame, is_internal, span_of_frame
+from bnlint.graph.intercept import (
+    KERNELS,
+    checkpoints_marked,
+    despite_width,
+    has_unusable_eps,
+    has_wrong_width,
+    normalised,
+    norms_intercepted,
+)
 from bnlint.graph.layer import Layer, NormCall
 from bnlint.graph.model_graph import ForwardError, ModelGraph
+from bnlint.graph.nested import dtypes, flat_shapes, holds_tensor, items, mapped, mixes_devices, shapes
 from bnlint.source.file import display_path
 
 # Queries that give no tensor: nothing to record.
 _QUERIES = frozenset(
     {
-        "size", "dim", "numel", "nelement", "stride", "is_floating_point", "is_complex", "is_contiguous", "element_size",
-        "ndimension", "data_ptr", "get_device", "requires_grad_", "register_hook", "storage_offset", "is_inference",
-        "__len__", "__hash__", "__repr__", "__format__", "is_same_size", "type", "untyped_storage",
+        "size", "dim", "numel", "nelement", "stride", "is_floating_point", "is_complex", "is_contiguous",
+        "element_size", "ndimension", "data_ptr", "get_device", "requires_grad_", "register_hook", "storage_offset",
+        "is_inference",
+        "__len__", "__hash__", "__repr__", "__format__", "is_same_size", "untyped_storage",
     }
 )  # fmt: skip
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -120,7 +129,7 @@ class Recorder(fx.Tracer):
         if isinstance(value, Tensor):
             meta["shape"], meta["dtype"] = tuple(value.shape), str(value.dtype)[6:]
         else:
-            meta["shape"], meta["dtype"] = shapes(value), _dtypes(value)
+            meta["shape"], meta["dtype"] = shapes(value), dtypes(value)
         meta["module"] = self.stack[-1]
         meta["owner_call"] = self.calls[-1]
         meta["span"] = None if frame is None else span_of_frame(frame)
@@ -156,7 +165,7 @@ class Recorder(fx.Tracer):
         if isinstance(value, Tensor):
             self.bind(value, node)
             return
-        for key, item in _items(value):
+        for key, item in items(value):
             if isinstance(item, Tensor):
                 known = self.nodes.get(id(item))
                 if known is not None and known[0]() is item:
@@ -191,34 +200,34 @@ class Recorder(fx.Tracer):
         if name == "__setitem__":
             args = self.replaced(args) if self.stand_ins else args
             self.record_function(func, name, args, kwargs, args[0])  # the tensor written to has a new value
-        elif value is not None and _holds_tensor(value):
+        elif value is not None and holds_tensor(value):
             self.record_function(func, name, args, kwargs, value)
         return value
 
-    def record_function(
-        self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any
-    ) -> None:
+    def record_function(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> None:
         frame = calling_frame(sys._getframe(2))
         method = getattr(func, "__objclass__", None) is not None or name.startswith("__")
         method = method and bool(args) and isinstance(args[0], Tensor)
-        node = self.add("call_method" if method else "call_function", name if method else func, name, args, kwargs, frame)
+        node = self.add(
+            "call_method" if method else "call_function", name if method else func, name, args, kwargs, frame
+        )
         self.finish(node, value, frame)
         if func in norms.FUNCTIONS:
             self.functional_norm(func, node, args, kwargs)
 
     def run(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function; where a meta tensor meets one on the CPU, or a size depends on data, help it over."""
-        if func in _KERNELS and (value := _normalised(func, args, kwargs)) is not None:
+        if func in KERNELS and (value := normalised(func, args, kwargs)) is not None:
             return value
         try:
             return func(*args, **kwargs)
         except Exception as error:
             replacement = self.sizes.answer(self, func, name, args, kwargs)
             if replacement is None and func in norms.FUNCTIONS:
-                replacement = _despite_width(norms.bind(func, args, kwargs))
+                replacement = despite_width(norms.bind(func, args, kwargs))
             if replacement is not None:
                 return replacement
-            if not _mixed_devices(args, kwargs):
+            if not mixes_devices(args, kwargs):
                 raise
             args, kwargs = self.promoted(args), self.promoted(kwargs)
             try:
@@ -238,14 +247,14 @@ class Recorder(fx.Tracer):
             if known is not None and known[0]() is value:
                 self.bind(stand_in, known[1])
             return stand_in
-        return _mapped(value, self.promoted)
+        return mapped(value, self.promoted)
 
     def replaced(self, value: Any) -> Any:
         """The same arguments with the meta tensors that stand for CPU tensors."""
         if isinstance(value, Tensor):
             known = self.stand_ins.get(id(value))
             return value if known is None or known[0] is not value else known[1]
-        return _mapped(value, self.replaced)
+        return mapped(value, self.replaced)
 
     def module(self, original: Callable[..., Any], m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module: a leaf becomes one node, any other is entered."""
@@ -296,7 +305,7 @@ class Recorder(fx.Tracer):
         except Exception:
             if kind is None or shape is None:
                 raise
-            if not (_wrong_width(m, kind, shape) or _unusable_eps(m)):
+            if not (has_wrong_width(m, kind, shape) or has_unusable_eps(m)):
                 if len(shape) > 1:
                     self.layer_norm_call(m, kind, path, registered, node, shape)  # the call that raised counts too
                 raise
@@ -308,11 +317,13 @@ class Recorder(fx.Tracer):
             self.layer_norm_call(m, kind, path, registered, node, shape)
         return value
 
-    def run_leaf(self, original: Callable[..., Any], m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run_leaf(
+        self, original: Callable[..., Any], m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         try:
             return original(m, *args, **kwargs)
         except Exception:
-            if not _mixed_devices(args, kwargs, list(m._parameters.values())):
+            if not mixes_devices(args, kwargs, list(m._parameters.values())):
                 raise
             return original(m, *self.promoted(args), **self.promoted(kwargs))
 
@@ -329,7 +340,7 @@ class Recorder(fx.Tracer):
             "num_groups": getattr(m, "num_groups", 1),
             "normalized_shape": getattr(m, "normalized_shape", ()),
         }
-        if isinstance(m, _InstanceNorm) and len(shape) == m._get_no_batch_dim():
+        if isinstance(m, _InstanceNorm) and len(shape) == m._get_no_batch_dim():  # type: ignore[no-untyped-call]
             arguments["batched"] = False  # (C, ...): one sample without its batch axis
         self.norm_call(layer, node, shape, arguments, statistics)
 
@@ -348,7 +359,12 @@ class Recorder(fx.Tracer):
         layer = self.owning_layer(arguments, kind)
         if layer is None:
             layer = norms.functional_layer(
-                self.stack[-1], kind, arguments, shape, statistics or kind not in ("batch",), node.meta["span"]
+                self.stack[-1],
+                kind,
+                arguments,
+                shape,
+                statistics or kind not in ("batch",),
+                node.meta["span"],
             )
         self.norm_call(layer, node, shape, arguments, statistics)
 
@@ -364,7 +380,12 @@ class Recorder(fx.Tracer):
         return here if here is not None and here.kind == kind else None
 
     def norm_call(
-        self, layer: Layer, node: fx.Node, shape: tuple[int, ...], arguments: Mapping[str, Any], statistics: bool
+        self,
+        layer: Layer,
+        node: fx.Node,
+        shape: tuple[int, ...],
+        arguments: Mapping[str, Any],
+        statistics: bool,
     ) -> None:
         source = node.all_input_nodes[0] if node.all_input_nodes else node
         axes = () if layer.kind != "batch" else (0, *range(2, len(shape)))
@@ -382,6 +403,12 @@ class Recorder(fx.Tracer):
             )
         )
 
+    def enter_checkpoint(self) -> None:
+        self.checkpoints += 1
+
+    def leave_checkpoint(self) -> None:
+        self.checkpoints -= 1
+
     # The pass -------------------------------------------------------------------------------------------------
 
     def record(self, args: Sequence[Any], kwargs: Mapping[str, Any], batch_size: int, step: str) -> ModelGraph:
@@ -391,7 +418,7 @@ class Recorder(fx.Tracer):
             node = self.graph.create_node("placeholder", name)
             node.meta.update(op="placeholder", from_input=True)
             self.finish(node, value, None)
-            inputs.extend(_shapes_flat(value))
+            inputs.extend(flat_shapes(value))
         error: ForwardError | None = None
         output: Any = None
         try:
@@ -424,9 +451,9 @@ class Recorder(fx.Tracer):
         if isinstance(value, Tensor):
             return self.node_of(value)
         if not isinstance(value, Mapping) and hasattr(value, "__dataclass_fields__"):
-            value = dict(_items(value))
-        mapped = _mapped(value, self.output_node)
-        return mapped if isinstance(mapped, (list, tuple, dict)) else None
+            value = dict(items(value))
+        nodes = mapped(value, self.output_node)
+        return nodes if isinstance(nodes, (list, tuple, dict)) else None
 
 
 class _Mode(TorchFunctionMode):
@@ -451,113 +478,19 @@ def _recording(recorder: Recorder) -> Iterator[None]:
         stack.callback(setattr, nn.Module, "__call__", original)
         nn.Module.__call__ = call  # type: ignore[method-assign]
         stack.enter_context(norms_intercepted())
-        stack.enter_context(_checkpoints_marked(recorder))
+        stack.enter_context(checkpoints_marked(recorder.enter_checkpoint, recorder.leave_checkpoint))
         if "torch._dynamo" in sys.modules:  # what torch.compile wraps is recorded as the user wrote it
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_Mode(recorder))
         yield
 
 
-@contextmanager
-def norms_intercepted() -> Iterator[None]:
-    """While active, a norm over a single value does not raise: the rules judge it from its shape.
-
-    On meta tensors the norms are not computed at all: torch's kernels for them are Python there, slow, and the one of
-    batch norm divides by zero on a single value.
-    """
-
-    def unchecked(size: Any) -> None:
-        return None
-
-    functional = torch.nn.functional
-    patches: list[tuple[Any, str, Any]] = [
-        (functional, "_verify_batch_size", unchecked),
-        (functional, "_verify_spatial_size", unchecked),
-        *((torch, name, _shortcut(original)) for name, original in _NORM_KERNELS.items()),
-    ]
-    with ExitStack() as stack:
-        for owner, name, value in patches:
-            stack.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, value)
-        yield
-
-
-_NORM_KERNELS = {
-    name: getattr(torch, name) for name in ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm")
-}
-_KERNELS = frozenset(_NORM_KERNELS.values())
-
-
-def _shortcut(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if torch.overrides.has_torch_function(args[:1]):
-            return kernel(*args, **kwargs)  # the recorder sees this call and comes back through `_normalised`
-        result = _normalised(kernel, args, kwargs)
-        return kernel(*args, **kwargs) if result is None else result
-
-    return run
-
-
-def _normalised(kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """What a norm gives on a meta tensor, as far as shapes go; None where the real kernel has to answer."""
-    source = args[0] if args else None
-    if not isinstance(source, Tensor) or source.device.type != "meta" or source.dim() < 2:
-        return None
-    bound = norms.bind(kernel, args, kwargs)
-    if "normalized_shape" in bound:
-        width = tuple(bound["normalized_shape"])
-        if tuple(source.shape[-len(width) :]) != width:
-            return None
-        elements = math.prod(width)
-    else:
-        elements = source.shape[1]
-        if elements % int(bound.get("num_groups", 1)):
-            return None
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        tensor = bound.get(name)
-        if tensor is not None and tensor.numel() != elements:
-            return None
-    return source.clone()
-
-
-@contextmanager
-def _checkpoints_marked(recorder: Recorder) -> Iterator[None]:
-    """While active, activation checkpointing runs its function once and what runs inside is marked."""
-    module = torch.utils.checkpoint
-    names = ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
-    originals = {name: getattr(module, name) for name in names}
-
-    class Reentrant:
-        @staticmethod
-        def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-            recorder.checkpoints += 1
-            try:
-                return function(*args)
-            finally:
-                recorder.checkpoints -= 1
-
-    def not_reentrant(*args: Any, **kwargs: Any) -> Iterator[None]:
-        recorder.checkpoints += 1
-        try:
-            yield
-        finally:
-            recorder.checkpoints -= 1
-
-    module.CheckpointFunction = Reentrant  # type: ignore[misc, assignment]
-    module._checkpoint_without_reentrant_generator = not_reentrant  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(module, name, original)
-
-
 # How torch words the failure of an operation on tensors without values, on a mix of those and real ones, or among
 # ranks: bnlint runs one process without a group.
 _VALUE_ERRORS = (
-    "meta tensor", "Meta tensor", "meta device", "device meta", "'Meta'", "Meta backend", "'meta'", "data-dependent", "Meta tensors",
-    "aten::_local_scalar_dense", "FakeTensor", "not on the expected device", "found at least two devices",
-    "process group has not been initialized",
+    "meta tensor", "Meta tensor", "meta device", "device meta", "'Meta'", "Meta backend", "'meta'", "data-dependent",
+    "Meta tensors", "aten::_local_scalar_dense", "FakeTensor", "not on the expected device",
+    "found at least two devices", "process group has not been initialized",
 )  # fmt: skip
 
 
@@ -577,102 +510,9 @@ def forward_error(failure: BaseException, module: str | None) -> ForwardError:
     )
 
 
-def shapes(value: Any) -> Any:
-    """The shapes in a nested value: a tuple of ints for each tensor, None for what is no tensor."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    if isinstance(value, Mapping):
-        return {key: shapes(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [shapes(item) for item in value]
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: shapes(getattr(value, name)) for name in value.__dataclass_fields__}
-    return None
-
-
-def _dtypes(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return str(value.dtype).removeprefix("torch.")
-    if isinstance(value, Mapping):
-        return {key: _dtypes(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_dtypes(item) for item in value]
-    return None
-
-
-def _shapes_flat(value: Any) -> list[tuple[int, ...]]:
-    if isinstance(value, Tensor):
-        return [tuple(value.shape)]
-    return [shape for _, item in _items(value) for shape in _shapes_flat(item)]
-
-
-def _items(value: Any) -> list[tuple[Any, Any]]:
-    if isinstance(value, Mapping):
-        return list(value.items())
-    if isinstance(value, (list, tuple)):
-        return list(enumerate(value))
-    if hasattr(value, "__dataclass_fields__"):
-        return [(name, getattr(value, name)) for name in value.__dataclass_fields__]
-    return []
-
-
-def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
-    if isinstance(value, tuple):
-        items = [function(item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, list):
-        return [function(item) for item in value]
-    if isinstance(value, dict):
-        return {key: function(item) for key, item in value.items()}
-    return value
-
-
-def _holds_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) or any(_holds_tensor(item) for _, item in _items(value))
-
-
-def _mixed_devices(*values: Any) -> bool:
-    found: set[str] = set()
-
-    def visit(value: Any) -> None:
-        if isinstance(value, Tensor):
-            found.add(value.device.type)
-        else:
-            for _, item in _items(value):
-                visit(item)
-
-    visit(list(values))
-    return {"meta", "cpu"} <= found
-
-
 def _input_shape(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...] | None:
     value = args[0] if args else kwargs.get("input", kwargs.get("x"))
     return tuple(value.shape) if isinstance(value, Tensor) else None
-
-
-def _wrong_width(m: nn.Module, kind: str, shape: tuple[int, ...]) -> bool:
-    """Whether a norm was given another number of channels than it was built for."""
-    if kind in ("layer", "rms"):
-        expected = tuple(getattr(m, "normalized_shape", ()))
-        return len(shape) > len(expected) and tuple(shape[-len(expected) :]) != expected
-    features = getattr(m, "num_features", getattr(m, "num_channels", None))
-    dimensions = {"1d": (2, 3), "2d": (4,), "3d": (5,)}.get(type(m).__name__[-2:], (2, 3, 4, 5))
-    return len(shape) in dimensions and features is not None and math.prod(shape[1:2]) != features
-
-
-def _despite_width(arguments: Mapping[str, Any]) -> Tensor | None:
-    """The result of a batch norm function whose input has another width than its statistics; BN206 reports it."""
-    source = arguments.get("input")
-    if not isinstance(source, Tensor) or source.dim() < 2 or "running_mean" not in arguments:
-        return None
-    named = (arguments.get(name) for name in ("running_mean", "weight"))
-    widths = {tensor.numel() for tensor in named if isinstance(tensor, Tensor)}
-    return torch.empty_like(source) if widths - {source.shape[1]} else None
-
-
-def _unusable_eps(m: nn.Module) -> bool:
-    eps = getattr(m, "eps", None)
-    return isinstance(eps, (int, float)) and eps <= 0
 
 
 def _getitem(value: Any, key: Any) -> Any:

@@ -74,6 +74,4 @@ def _construct(call: ast.Call, groups: int, channels: int) -> str | None:
 
 def _is_open(call: ast.Call) -> bool:
     """Whether *args or **kwargs may pass arguments that the text does not show."""
-    return any(isinstance(item, ast.Starred) for item in call.args) or any(
-        not item.arg for item in call.keywords
-    )
+    return any(isinstance(item, ast.Starred) for item in call.args) or any(not item.arg for item in call.keywords)

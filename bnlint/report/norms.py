@@ -65,6 +65,4 @@ def _totals(printer: Printer, data: Mapping[str, Any]) -> None:
     smallest = data["smallest_batch"]
     shown = "unknown" if smallest is None else str(smallest)
     reason = data.get("smallest_batch_reason")
-    printer.paragraph(
-        f"smallest batch per device that trains: {shown}{f': {reason}' if reason else ''}", indent=2
-    )
+    printer.paragraph(f"smallest batch per device that trains: {shown}{f': {reason}' if reason else ''}", indent=2)

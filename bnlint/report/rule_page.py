@@ -47,9 +47,7 @@ def _cases(title: str, cases: Sequence[Valid | Invalid]) -> Iterator[str]:
         words = [case.note] if case.note else []
         words += [f"`{name}: {value}`" for name, value in case.training.items()]
         if case.inputs is not None:
-            words.append(
-                f"`inputs: {[list(shape) if isinstance(shape, tuple) else shape for shape in case.inputs]}`"
-            )
+            words.append(f"`inputs: {[list(shape) if isinstance(shape, tuple) else shape for shape in case.inputs]}`")
         if words:
             yield f"{'; '.join(words)}:"
             yield ""

@@ -49,9 +49,7 @@ def _groups(diagnostics: Iterable[Diagnostic]) -> list[list[Diagnostic]]:
     return list(groups.values())
 
 
-def _finding(
-    printer: Printer, group: Sequence[Diagnostic], *, several_targets: bool, read: ReadLines
-) -> None:
+def _finding(printer: Printer, group: Sequence[Diagnostic], *, several_targets: bool, read: ReadLines) -> None:
     first = group[0]
     printer.line(
         f"{place(first)}: ",
@@ -136,21 +134,17 @@ def _distinct(fixes: Iterable[Fix | None]) -> list[Fix]:
 
 def _fix(printer: Printer, fix: Fix, read: ReadLines) -> None:
     kind = f" ({fix.applicability})" if fix.edits else ""
-    printer.paragraph(
-        f"fix{kind}: {fix.title}" if fix.edits else f"advice: {fix.title}", indent=2, style="green"
-    )
+    printer.paragraph(f"fix{kind}: {fix.title}" if fix.edits else f"advice: {fix.title}", indent=2, style="green")
     for sign, line in preview(fix.edits, read):
         printer.line((f"    {sign} {line}", "red" if sign == "-" else "green" if sign == "+" else "dim"))
 
 
 def _targets(printer: Printer, targets: Sequence[TargetResult], verbose: bool) -> None:
-    plain = [
-        item for item in targets if item.status == "traced" and not item.assumed_inputs and not item.notes
-    ]
+    plain = [item for item in targets if item.status == "traced" and not item.assumed_inputs and not item.notes]
     counted_only = len(targets) > LISTED_TARGETS and not verbose
     for target in targets:
-        if counted_only and target in plain:
-            continue
+        if (counted_only and target in plain) or (target.status == "failed" and target.diagnostics):
+            continue  # the finding above says why it was not checked
         printer.paragraph(status_line(target))
         for note in target.notes:
             printer.paragraph(f"note: {note}", indent=2)
@@ -182,7 +176,8 @@ def _status(target: TargetResult) -> str:
 
 
 def _not_checked(printer: Printer, targets: Sequence[TargetResult]) -> None:
-    """Each reason once, with its rules and, where it does not hold for all targets, with the targets."""
+    """Each reason once, with its rules and, where it does not hold everywhere, with its targets."""
+    checked = [target for target in targets if target.status != "failed"]
     where: dict[NotChecked, dict[str, None]] = {}
     for target in targets:
         for item in target.not_checked:
@@ -191,12 +186,12 @@ def _not_checked(printer: Printer, targets: Sequence[TargetResult]) -> None:
     for item in sorted(where):
         codes.setdefault((item.reason, tuple(where[item])), []).append(item.code)
     for (reason, names), rules in codes.items():
-        if len(names) == len(targets):
+        if len(names) >= len(checked):
             scope = ""
         elif len(names) < 3:
             scope = f" ({', '.join(names)})"
         else:
-            scope = f" (in {len(names)} of {len(targets)} targets)"
+            scope = f" (in {len(names)} of {len(checked)} models)"
         printer.paragraph(f"{', '.join(filter(None, rules))} not checked: {reason}{scope}".lstrip())
 
 

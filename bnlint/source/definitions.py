@@ -24,9 +24,7 @@ _NOT_MODEL_CLASS = re.compile(
     r"Args|Arguments|Transform|Tokenizer|Env|Solver|Runner|Meter|Metrics?|Hook|Error|Exception)$|"
     r"^Dataset"
 )
-_MODULE_BASE = re.compile(
-    r"(^|[a-z])(Module|LightningModule|PreTrainedModel)$|(Net|Network|Backbone)(V?\d+)?$"
-)
+_MODULE_BASE = re.compile(r"(^|[a-z])(Module|LightningModule|PreTrainedModel)$|(Net|Network|Backbone)(V?\d+)?$")
 _MODEL_NAME = re.compile(
     r"([a-z0-9_]*_)?([a-z]*(model|net|network|generator|discriminator|backbone|encoder|decoder|"
     r"student|teacher|"
@@ -60,8 +58,7 @@ _CHAINED = re.compile(
 PROCESS_GROUP_WRAPPER = re.compile(r"DistributedDataParallel|DDP|FullyShardedDataParallel|FSDP|fully_shard")
 # Calls that hand back their first argument, wrapped or converted.
 _WRAPPER = re.compile(
-    r"compile|DataParallel|convert_sync_batchnorm|deepcopy|script|prepare_model|"
-    + PROCESS_GROUP_WRAPPER.pattern
+    r"compile|DataParallel|convert_sync_batchnorm|deepcopy|script|prepare_model|" + PROCESS_GROUP_WRAPPER.pattern
 )
 
 _EFFECT = re.compile(
@@ -75,9 +72,7 @@ _EFFECT = re.compile(
     r"_?(train|training|test|testing|evaluate|validate|validation|finetune|fine_tune|pretrain|fit|"
     r"benchmark|plot)(_\w+)?"
 )
-_NO_EFFECT = re.compile(
-    r"\w*(loader|dataset|datasets|data|split|transforms?|augmentations?|cfg|config|args)s?"
-)
+_NO_EFFECT = re.compile(r"\w*(loader|dataset|datasets|data|split|transforms?|augmentations?|cfg|config|args)s?")
 _EFFECT_ROOT = re.compile(
     r"wandb|mlflow|comet_ml|neptune|trainer|subprocess|requests|plt|pyplot|writer|summary_writer|"
     r"optimizer|scheduler|"
@@ -127,11 +122,7 @@ def is_main_guard(statement: ast.stmt) -> bool:
         match node:
             case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
                 for one, other in ((left, right), (right, left)):
-                    if (
-                        dotted(one) == "__name__"
-                        and isinstance(other, ast.Constant)
-                        and other.value == "__main__"
-                    ):
+                    if dotted(one) == "__name__" and isinstance(other, ast.Constant) and other.value == "__main__":
                         return True
     return False
 
@@ -176,18 +167,14 @@ def required_arguments(arguments: ast.arguments, *, method: bool = False) -> tup
     positional = [*arguments.posonlyargs, *arguments.args]
     without_default = positional[: len(positional) - len(arguments.defaults)]
     keyword_only = [
-        item
-        for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-        if default is None
+        item for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None
     ]
     return tuple(item.arg for item in [*without_default[1 if method else 0 :], *keyword_only])
 
 
 def is_model_name(name: str) -> bool:
     """Whether a variable is named as models are (model, netG, encoder2)."""
-    return bool(_MODEL_NAME.fullmatch(name) or _MODEL_NAME.fullmatch(name.lower())) and not _NOT_MODEL.search(
-        name
-    )
+    return bool(_MODEL_NAME.fullmatch(name) or _MODEL_NAME.fullmatch(name.lower())) and not _NOT_MODEL.search(name)
 
 
 def is_factory_name(name: str) -> bool:
@@ -234,11 +221,7 @@ class Definitions:
     def _module_classes(self) -> frozenset[str]:
         found: set[str] = set()
         while True:
-            more = {
-                name
-                for name, node in self.classes.items()
-                if name not in found and self._is_module(node, found)
-            }
+            more = {name for name, node in self.classes.items() if name not in found and self._is_module(node, found)}
             if not more:
                 return frozenset(found)
             found |= more
@@ -310,11 +293,7 @@ class Definitions:
             calls = [item for item in ast.walk(self.functions[name]) if isinstance(item, ast.Call)]
             self._trains[name] = any(
                 (isinstance(call.func, ast.Attribute) and call.func.attr in ("backward", "fit", "zero_grad"))
-                or (
-                    isinstance(call.func, ast.Name)
-                    and call.func.id in self.functions
-                    and self.trains(call.func.id)
-                )
+                or (isinstance(call.func, ast.Name) and call.func.id in self.functions and self.trains(call.func.id))
                 for call in calls
             )
         return self._trains[name]
@@ -333,9 +312,7 @@ class Definitions:
             return False
         if _EFFECT.fullmatch(name) and not _NO_EFFECT.fullmatch(name):
             return True
-        return not isinstance(call.func, ast.Name) and bool(
-            _EFFECT_ROOT.fullmatch(root_name(call.func) or "")
-        )
+        return not isinstance(call.func, ast.Name) and bool(_EFFECT_ROOT.fullmatch(root_name(call.func) or ""))
 
     def has_effect(self, node: ast.AST) -> bool:
         """Whether running a statement or expression makes a call for effect."""
@@ -428,9 +405,7 @@ class Definitions:
             return bool(re.search(r"Model|For[A-Z]", last))
         if _NOT_MODEL_CLASS.search(last) or _NOT_MODEL.search(last):
             return False
-        return not _MODEL_FOLDERS.isdisjoint(folders) or (
-            last[:1].isupper() and bool(_MODULE_BASE.search(last))
-        )
+        return not _MODEL_FOLDERS.isdisjoint(folders) or (last[:1].isupper() and bool(_MODULE_BASE.search(last)))
 
     def model_targets(self, statement: ast.stmt, known: Collection[str]) -> tuple[str, ...]:
         """The names that an assignment binds to a model; empty when the statement binds none.
@@ -486,13 +461,10 @@ class Definitions:
         ):
             return False
         return not (
-            isinstance(value.func, ast.Attribute)
-            and name in ("get", "format", "join", "prepare", "initialize")
+            isinstance(value.func, ast.Attribute) and name in ("get", "format", "join", "prepare", "initialize")
         )
 
 
 def _opens_for_writing(call: ast.Call) -> bool:
     modes = [*call.args[1:2], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
-    return any(
-        not isinstance(mode, ast.Constant) or bool(set(str(mode.value)) & set("wax+")) for mode in modes
-    )
+    return any(not isinstance(mode, ast.Constant) or bool(set(str(mode.value)) & set("wax+")) for mode in modes)

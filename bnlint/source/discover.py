@@ -87,9 +87,7 @@ def find_candidates(source: SourceFile) -> Candidates:
         elif not required:
             factories.append(Factory(name, span, built))
         elif definitions.returns_model(function):
-            unbuildable.append(
-                (function.lineno, Unbuildable(name, span, _required(name, required), required))
-            )
+            unbuildable.append((function.lineno, Unbuildable(name, span, _required(name, required), required)))
     roots: list[RootClass] = []
     for name in _root_names(source.tree, definitions):
         node = definitions.classes[name]
@@ -193,6 +191,4 @@ def _used_classes(node: ast.ClassDef, modules: set[str]) -> set[str]:
 
 def _is_abstract(node: ast.ClassDef) -> bool:
     methods = (item for item in node.body if isinstance(item, Function))
-    return any(
-        last_name(decorator).startswith("abstract") for item in methods for decorator in item.decorator_list
-    )
+    return any(last_name(decorator).startswith("abstract") for item in methods for decorator in item.decorator_list)

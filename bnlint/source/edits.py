@@ -90,9 +90,7 @@ def replace_argument(
     return _add_argument(source, call, f"{name}={value}")
 
 
-def remove_argument(
-    source: SourceFile, call: ast.Call, name: str, *, position: int | None = None
-) -> Edit | None:
+def remove_argument(source: SourceFile, call: ast.Call, name: str, *, position: int | None = None) -> Edit | None:
     """Take a literal argument out of a call, with its comma; None when it is absent, hidden or not a literal.
 
     A positional argument is removed only when no other positional argument follows it.
@@ -109,11 +107,7 @@ def remove_argument(
         follower = tokens.items[tokens.code(after + 1, 1)]
         own_line = not source.lines[start[0] - 1][: start[1] - 1].strip()
         comma = _end(tokens.items[after])
-        if (
-            own_line
-            and not source.lines[comma[0] - 1][comma[1] - 1 :].strip()
-            and follower.start[0] > comma[0]
-        ):
+        if own_line and not source.lines[comma[0] - 1][comma[1] - 1 :].strip() and follower.start[0] > comma[0]:
             spans.append(((start[0], 1), (comma[0] + 1, 1)))
         elif follower.start[0] == comma[0] and follower is not tokens.items[-1]:
             spans.append((start, _start(follower)))
@@ -155,19 +149,13 @@ def apply_edits(text: str, edits: Iterable[Edit]) -> str:
     """
     ordered = sorted(set(edits), key=lambda edit: (edit.start, edit.end, edit.text))
     if len({edit.path for edit in ordered}) > 1:
-        raise ValueError(
-            f"the edits are for several files: {', '.join(sorted({edit.path for edit in ordered}))}"
-        )
+        raise ValueError(f"the edits are for several files: {', '.join(sorted({edit.path for edit in ordered}))}")
     starts = line_starts(text)
     pieces: list[str] = []
     done, previous = 0, None
     for edit in ordered:
         start, end = _offset(text, starts, edit.start), _offset(text, starts, edit.end)
-        if (
-            start < done
-            or end < start
-            or (previous is not None and start == end and previous.start == edit.start)
-        ):
+        if start < done or end < start or (previous is not None and start == end and previous.start == edit.start):
             raise ValueError(f"the edits at {previous and previous.start} and {edit.start} overlap")
         pieces += [text[done:start], edit.text]
         done, previous = end, edit

@@ -74,14 +74,10 @@ class SourceFile:
         shown = display_path(path)
         if "\0" in text:
             line = bisect.bisect_right(line_starts(text), text.index("\0"))
-            raise _unreadable(
-                f"{shown} holds a NUL byte on line {line}", "save it as a text file", shown, line
-            )
+            raise _unreadable(f"{shown} holds a NUL byte on line {line}", "save it as a text file", shown, line)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # an invalid escape in the user's string is not bnlint's to report
+                warnings.simplefilter("ignore")  # an invalid escape in the user's string is not bnlint's to report
                 tree = ast.parse(text, filename=shown)
         except SyntaxError as error:
             quoted = f": {error.text.strip()}" if error.text and error.text.strip() else ""
@@ -97,9 +93,7 @@ class SourceFile:
                 f"{shown} is nested too deeply for Python's parser", "split its largest expression", shown
             ) from error
         except ValueError as error:
-            raise _unreadable(
-                f"{shown} cannot be parsed ({error})", "save it as UTF-8 text", shown
-            ) from error
+            raise _unreadable(f"{shown} cannot be parsed ({error})", "save it as UTF-8 text", shown) from error
         return cls(path, text, tree, encoding)
 
     @cached_property
@@ -126,9 +120,7 @@ class SourceFile:
     def end_of(self, node: Positioned) -> tuple[int, int]:
         """The position after a node's last character."""
         line = node.end_lineno or node.lineno
-        return line, self._column(
-            line, node.col_offset if node.end_col_offset is None else node.end_col_offset
-        )
+        return line, self._column(line, node.col_offset if node.end_col_offset is None else node.end_col_offset)
 
     def span_of(self, node: Positioned) -> Span:
         """The span of a node."""
@@ -171,8 +163,7 @@ def _decode(raw: bytes, shown: str) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise _unreadable(
-            f"{shown} is not {error.encoding} text: byte {raw[error.start]:#04x} at offset {error.start}, "
-            f"line {line}",
+            f"{shown} is not {error.encoding} text: byte {raw[error.start]:#04x} at offset {error.start}, line {line}",
             "save it as UTF-8, or name its encoding in a comment on line 1",
             shown,
             line,

@@ -10,9 +10,7 @@ from bnlint.source.definitions import Function
 
 def stores(target: ast.expr) -> Iterator[str]:
     """The names that an assignment target binds."""
-    return (
-        node.id for node in ast.walk(target) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    )
+    return (node.id for node in ast.walk(target) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
 
 
 def binds(statement: ast.stmt) -> Iterator[str]:

@@ -192,9 +192,7 @@ class _Units:
         self.guards: list[_Unit] = []
         self.by_statement: dict[ast.stmt, _Unit] = {}
         self._models: set[str] = set()
-        self._bound_late = {
-            name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names
-        }
+        self._bound_late = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
         self._lazy_annotations = any(
             isinstance(item, ast.ImportFrom)
             and item.module == "__future__"
@@ -229,8 +227,7 @@ class _Units:
                 case ast.With(body=inner):
                     header = self._add_context(statement, around)
                     kept_with_body = all(
-                        _KEPT_CONTEXTS.fullmatch(dotted(_called(item.context_expr)) or "")
-                        for item in statement.items
+                        _KEPT_CONTEXTS.fullmatch(dotted(_called(item.context_expr)) or "") for item in statement.items
                     )
                     contexts = (*around.contexts, header) if kept_with_body else around.contexts
                     self._collect(inner, replace(around, contexts=contexts))
@@ -247,9 +244,7 @@ class _Units:
 
     def _add_context(self, statement: ast.With, around: _Around) -> _Unit:
         expressions = [item.context_expr for item in statement.items]
-        names = frozenset(
-            name for item in statement.items if item.optional_vars for name in stores(item.optional_vars)
-        )
+        names = frozenset(name for item in statement.items if item.optional_vars for name in stores(item.optional_vars))
         effect = around.effect or any(self.definitions.has_effect(item) for item in expressions)
         unit = _Unit(
             statement,
@@ -302,11 +297,7 @@ class _Units:
                 return _Kind.DEFINITION
             case ast.Expr(value=ast.Call() as call):
                 return self._call_kind(call)
-            case (
-                ast.Assign(value=value)
-                | ast.AugAssign(value=value)
-                | ast.AnnAssign(value=ast.expr() as value)
-            ):
+            case ast.Assign(value=value) | ast.AugAssign(value=value) | ast.AnnAssign(value=ast.expr() as value):
                 return self._assignment_kind(statement, value)
             case ast.AnnAssign():
                 return _Kind.DEFINITION
@@ -345,11 +336,7 @@ class _Units:
         method = last_name(call.func)
         root = root_name(call.func)
         imported = self.definitions.imports.get(root or "")
-        if (
-            isinstance(call.func, ast.Attribute)
-            and root is not None
-            and root not in self.definitions.functions
-        ):
+        if isinstance(call.func, ast.Attribute) and root is not None and root not in self.definitions.functions:
             if root in self._models:
                 return {root} if _MODEL_METHODS.fullmatch(method) else set()
             if (imported is None or "." in imported) and _CONFIGURING_METHODS.fullmatch(method):
@@ -358,30 +345,19 @@ class _Units:
             return set()
         if not _CHANGING_FUNCTIONS.fullmatch(method):
             return set()
-        return {
-            name for item in call.args if (name := root_name(item)) is not None and dotted(item) is not None
-        }
+        return {name for item in call.args if (name := root_name(item)) is not None and dotted(item) is not None}
 
     def _is_simple_loop(self, loop: ast.For | ast.While) -> bool:
         """Whether a loop only assigns and configures: it builds a list of layers or freezes parameters."""
         header = loop.iter if isinstance(loop, ast.For) else loop.test
-        if self.definitions.has_effect(loop) or (
-            isinstance(loop, ast.While) and isinstance(header, ast.Constant)
-        ):
+        if self.definitions.has_effect(loop) or (isinstance(loop, ast.While) and isinstance(header, ast.Constant)):
             return False
         pending: list[ast.stmt] = [*loop.body, *loop.orelse]
         while pending:
             match pending.pop():
                 case ast.If(body=inner, orelse=other) | ast.For(body=inner, orelse=other):
                     pending += [*inner, *other]
-                case (
-                    ast.Assign()
-                    | ast.AugAssign()
-                    | ast.AnnAssign()
-                    | ast.Pass()
-                    | ast.Break()
-                    | ast.Continue()
-                ):
+                case ast.Assign() | ast.AugAssign() | ast.AnnAssign() | ast.Pass() | ast.Break() | ast.Continue():
                     pass
                 case ast.Expr(value=ast.Call() as call) if self._changed_by(call):
                     pass
@@ -480,9 +456,7 @@ class _Units:
                 case ast.ClassDef(name=name) if self.definitions.is_candidate_class(name):
                     yield unit
                 case ast.FunctionDef(name=name) as function:
-                    decorators = [
-                        item.func if isinstance(item, ast.Call) else item for item in function.decorator_list
-                    ]
+                    decorators = [item.func if isinstance(item, ast.Call) else item for item in function.decorator_list]
                     registered = any("regist" in last_name(item) for item in decorators)
                     if registered or (is_factory_name(name) and not self.definitions.trains(name)):
                         yield unit
@@ -540,8 +514,7 @@ def _reads(statement: ast.stmt) -> bool:
 def _reads_the_run(value: ast.expr | ast.stmt) -> bool:
     """Whether a value depends on how the script was started: a lookup that raises when it is only read."""
     return any(
-        isinstance(node, ast.Subscript)
-        and dotted(node.value) in ("os.environ", "environ", "sys.argv", "argv")
+        isinstance(node, ast.Subscript) and dotted(node.value) in ("os.environ", "environ", "sys.argv", "argv")
         for node in ast.walk(value)
     )
 
@@ -608,9 +581,7 @@ def _without_process_group(statement: ast.stmt) -> ast.stmt:
 
 def _is_wrapped(node: ast.AST) -> bool:
     return (
-        isinstance(node, ast.Call)
-        and bool(PROCESS_GROUP_WRAPPER.fullmatch(last_name(node.func)))
-        and bool(node.args)
+        isinstance(node, ast.Call) and bool(PROCESS_GROUP_WRAPPER.fullmatch(last_name(node.func))) and bool(node.args)
     )
 
 

@@ -90,9 +90,7 @@ class Suppressions:
         for code, name, span in findings:
             for item in self.matching(code, name, span):
                 used.update(
-                    (item, rule)
-                    for rule in item.rules
-                    if rule.casefold() in (code.casefold(), name.casefold())
+                    (item, rule) for rule in item.rules if rule.casefold() in (code.casefold(), name.casefold())
                 )
         return tuple((item, rule) for item in self.items for rule in item.rules if (item, rule) not in used)
 

@@ -126,9 +126,7 @@ def _derive(config: TrainingConfig, dialect: str) -> Facts:
         known = replace(config, batch_size=total // ranks, sources={**config.sources, "batch_size": derived})
         return Facts(known, dialect=dialect)
     if batch * ranks != total:
-        message = (
-            f"batch_size {batch} x world_size {ranks} is {batch * ranks}, but total_batch_size is {total}"
-        )
+        message = f"batch_size {batch} x world_size {ranks} is {batch * ranks}, but total_batch_size is {total}"
         return Facts(config, (_conflict(message, config),), dialect)
     return Facts(config, dialect=dialect)
 

@@ -67,9 +67,7 @@ def _shown(number: float) -> str:
 def _count(name: str, value: Value) -> int:
     data = value.data
     if isinstance(data, bool) or not isinstance(data, int | float) or data % 1 != 0:
-        raise value.error(
-            f"{name} is {_kind(value)}, not a whole number", f"write a number such as '{name}: 4'"
-        )
+        raise value.error(f"{name} is {_kind(value)}, not a whole number", f"write a number such as '{name}: 4'")
     if not 1 <= data <= _LARGEST:
         raise value.error(
             f"{name} is {_shown(data)}, it must be at least 1 and at most {_LARGEST:g}",
@@ -82,9 +80,7 @@ def _number(low: float, high: float = _LARGEST, *, positive: bool = False) -> Ca
     def read_number(name: str, value: Value) -> float:
         data = value.data
         if isinstance(data, bool) or not isinstance(data, int | float):
-            raise value.error(
-                f"{name} is {_kind(value)}, not a number", f"write a number such as '{name}: 0.1'"
-            )
+            raise value.error(f"{name} is {_kind(value)}, not a number", f"write a number such as '{name}: 0.1'")
         if not low <= data <= high or (positive and data == 0):
             bound = f"above {low:g}" if positive else f"at least {low:g}"
             raise value.error(
@@ -98,9 +94,7 @@ def _number(low: float, high: float = _LARGEST, *, positive: bool = False) -> Ca
 
 def _boolean(name: str, value: Value) -> bool:
     if not isinstance(value.data, bool):
-        raise value.error(
-            f"{name} is {_kind(value)}, not true or false", f"write '{name}: true' or '{name}: false'"
-        )
+        raise value.error(f"{name} is {_kind(value)}, not true or false", f"write '{name}: true' or '{name}: false'")
     return value.data
 
 
@@ -129,9 +123,7 @@ def _snake_case(name: str, value: Value) -> str:
     if re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", text):
         return text
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])|[^A-Za-z0-9]+", "_", text).strip("_").lower()
-    raise value.error(
-        f"{name} is {text!r}, not in lower-case snake case", f"write '{name}: {words or 'adamw'}'"
-    )
+    raise value.error(f"{name} is {text!r}, not in lower-case snake case", f"write '{name}: {words or 'adamw'}'")
 
 
 def _texts(name: str, value: Value) -> tuple[str, ...]:
@@ -176,12 +168,9 @@ def _inputs(name: str, value: Value) -> tuple[TensorShape, ...] | dict[str, Tens
     if not isinstance(value.data, dict):
         return _shapes(name, value)
     if "shape" in value.data and isinstance(getattr(value.data.get("dtype"), "data", None), str):
-        raise value.error(
-            f"{name} is one shape, not a list of shapes", "write [{shape: [128], dtype: int64}]"
-        )
+        raise value.error(f"{name} is one shape, not a list of shapes", "write [{shape: [128], dtype: int64}]")
     return {
-        _text(f"a key of {name}", Value(key, item.key_place)): _shape(name, item)
-        for key, item in value.data.items()
+        _text(f"a key of {name}", Value(key, item.key_place)): _shape(name, item) for key, item in value.data.items()
     }
 
 

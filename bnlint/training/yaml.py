@@ -15,14 +15,10 @@ from bnlint.errors import ConfigurationError
 from bnlint.source.file import display_path
 
 MAX_BYTES = 10_000_000
-MAX_NODES = (
-    100_000  # counted after the expansion of aliases, so that a few lines cannot become a billion values
-)
+MAX_NODES = 100_000  # counted after the expansion of aliases, so that a few lines cannot become a billion values
 MAX_DEPTH = 64
 
-_PLAIN_TAGS = frozenset(
-    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")
-)
+_PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
 _MERGE = "<<"
 
 
@@ -77,9 +73,7 @@ def read_text(path: Path) -> str:
         raise ConfigurationError(f"{name} does not exist", "check the path of the training file") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError(
-            f"{name} cannot be read ({reason})", "name a readable training file"
-        ) from error
+        raise ConfigurationError(f"{name} cannot be read ({reason})", "name a readable training file") from error
     if len(content) > MAX_BYTES:
         raise ConfigurationError(
             f"{name} is larger than {MAX_BYTES // 1_000_000} MB", "name a training file, not a data file"
@@ -146,9 +140,7 @@ def _compose(events: Iterator[Any], path: str) -> Value:
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
-                raise ConfigurationError(
-                    f"{place}: a second document starts here", "keep one document per file"
-                )
+                raise ConfigurationError(f"{place}: a second document starts here", "keep one document per file")
             continue
         if isinstance(event, yaml.AliasEvent):
             name = event.anchor or ""
@@ -162,9 +154,7 @@ def _compose(events: Iterator[Any], path: str) -> Value:
         elif isinstance(event, yaml.CollectionStartEvent):
             _check_tag(event, place)
             if len(stack) >= MAX_DEPTH:
-                raise ConfigurationError(
-                    f"{place}: the values nest deeper than {MAX_DEPTH} levels", "flatten them"
-                )
+                raise ConfigurationError(f"{place}: the values nest deeper than {MAX_DEPTH} levels", "flatten them")
             if event.anchor:
                 anchors[event.anchor] = None
             stack.append(_Open(event))
@@ -207,11 +197,7 @@ def _check_tag(event: Any, place: str) -> None:
 
 
 def _scalar(event: Any, scalars: Any, place: str) -> Any:
-    tag = (
-        event.tag
-        if event.tag in _PLAIN_TAGS
-        else scalars.resolve(yaml.ScalarNode, event.value, event.implicit)
-    )
+    tag = event.tag if event.tag in _PLAIN_TAGS else scalars.resolve(yaml.ScalarNode, event.value, event.implicit)
     if tag not in _PLAIN_TAGS:  # dates, "=" and "<<" are text here
         return event.value
     try:
@@ -246,8 +232,6 @@ def _collection(opened: _Open, end: Any, path: str) -> Value:
             entries[key.data] = replace(value, key_span=key.span)
     for base in merged:
         if not isinstance(base.data, dict):
-            raise base.error(
-                "<< merges something that is not a mapping", "name an alias of a mapping after <<"
-            )
+            raise base.error("<< merges something that is not a mapping", "name an alias of a mapping after <<")
         entries = {**base.data, **entries}
     return Value(entries, place, span, size=size)

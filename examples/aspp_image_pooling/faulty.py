@@ -11,9 +11,7 @@ from torch.nn import functional as F
 CLASSES = 19
 
 
-def conv_norm(
-    inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1, kernel: int = 3
-) -> nn.Sequential:
+def conv_norm(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1, kernel: int = 3) -> nn.Sequential:
     padding = dilation * (kernel - 1) // 2
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=False),

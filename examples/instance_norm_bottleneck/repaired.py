@@ -35,9 +35,7 @@ class Translator(nn.Module):
         super().__init__()
         sizes = (3, *WIDTHS)
         self.down = nn.Sequential(*(down(sizes[i], sizes[i + 1]) for i in range(len(WIDTHS) - 1)))
-        self.innermost = nn.Sequential(
-            nn.Conv2d(WIDTHS[-2], WIDTHS[-1], 4, stride=2, padding=1), nn.LeakyReLU(0.2)
-        )
+        self.innermost = nn.Sequential(nn.Conv2d(WIDTHS[-2], WIDTHS[-1], 4, stride=2, padding=1), nn.LeakyReLU(0.2))
         self.up = nn.Sequential(*(up(WIDTHS[i], WIDTHS[i - 1]) for i in range(len(WIDTHS) - 1, 0, -1)))
         self.image = nn.ConvTranspose2d(WIDTHS[0], 3, 4, stride=2, padding=1)
 

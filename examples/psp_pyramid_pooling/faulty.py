@@ -39,9 +39,7 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
-        context = [
-            F.interpolate(stage(x), size=size, mode="bilinear", align_corners=False) for stage in self.stages
-        ]
+        context = [F.interpolate(stage(x), size=size, mode="bilinear", align_corners=False) for stage in self.stages]
         return self.fuse(torch.cat([x, *context], dim=1))
 
 

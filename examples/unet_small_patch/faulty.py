@@ -31,9 +31,7 @@ class UNet(nn.Module):
             double_conv(inputs, outputs) for inputs, outputs in zip([channels, *widths], widths, strict=False)
         )
         self.bottleneck = double_conv(widths[-1], 2 * widths[-1])
-        self.upsample = nn.ModuleList(
-            nn.ConvTranspose2d(2 * size, size, 2, stride=2) for size in reversed(widths)
-        )
+        self.upsample = nn.ModuleList(nn.ConvTranspose2d(2 * size, size, 2, stride=2) for size in reversed(widths))
         self.up = nn.ModuleList(double_conv(2 * size, size) for size in reversed(widths))
         self.classifier = nn.Conv2d(width, classes, 1)
 

@@ -49,9 +49,7 @@ class SingleValuePerChannel(Rule):
 
     valid = (
         Valid("model = nn.BatchNorm2d(8)", training={"batch_size": 1}, inputs=((8, 4, 4),)),
-        Valid(
-            "model = nn.BatchNorm1d(8)", training={"batch_size": 2}, inputs=((8,),), note="BN109 speaks here"
-        ),
+        Valid("model = nn.BatchNorm1d(8)", training={"batch_size": 2}, inputs=((8,),), note="BN109 speaks here"),
         Valid("model = nn.BatchNorm1d(8)", inputs=((8,),), note="batch size unknown: said under not checked"),
         Valid("model = nn.GroupNorm(2, 8)", training={"batch_size": 1}, inputs=((8,),)),
         Valid(
@@ -260,9 +258,7 @@ def _smallest_batch_size(context: Context, call: NormCall) -> int | None:
     below = 1
     for size in TRIED_BATCH_SIZES:
         if _works(context, call, size):
-            return next(
-                (between for between in range(below + 1, size) if _works(context, call, between)), size
-            )
+            return next((between for between in range(below + 1, size) if _works(context, call, between)), size)
         below = size
     return None
 

@@ -173,8 +173,7 @@ model = GhostBatchNorm()
         noun = "batch norm" if len(layers) == 1 else "batch norms"
         yield self.diagnostic(
             calls[0],
-            f"{cause} leaves {len(layers)} {noun} with 1 value per channel, and training raises: "
-            + ", ".join(layers),
+            f"{cause} leaves {len(layers)} {noun} with 1 value per channel, and training raises: " + ", ".join(layers),
             severity=Severity.WARNING if samples is None else None,
             data={
                 "layers": layers,

@@ -66,9 +66,7 @@ class TinyBatchStatistics(Rule):
             inputs=((3, 4, 4),),
             note="a frozen norm in training mode is BN303's",
         ),
-        Valid(
-            "model = nn.BatchNorm1d(8)", training={"batch_size": 1}, inputs=((8,),), note="BN101 speaks here"
-        ),
+        Valid("model = nn.BatchNorm1d(8)", training={"batch_size": 1}, inputs=((8,),), note="BN101 speaks here"),
         Valid(
             """\
 class StandardisedConv(nn.Conv2d):
@@ -116,12 +114,7 @@ model = nn.Sequential(StandardisedConv(3, 8, 3), nn.GroupNorm(2, 8))
         tiny: dict[int, list[NormCall]] = {}  # by the number of samples
         for call in context.graph().calls("batch"):
             ranks = context.ranks(call.layer)
-            if (
-                not call.uses_batch_statistics
-                or call.data_dependent
-                or ranks is None
-                or call.values * ranks < 2
-            ):
+            if not call.uses_batch_statistics or call.data_dependent or ranks is None or call.values * ranks < 2:
                 continue
             if context.batch_size * ranks >= ENOUGH_SAMPLES or _frozen(context, call):
                 continue
@@ -174,9 +167,7 @@ def _advice(context: Context, samples: int) -> str:
     if samples == context.batch_size and context.batch_size * ranks >= ENOUGH_SAMPLES:
         together = context.batch_size * ranks
         return f"Use SyncBatchNorm over the {ranks} ranks ({together} samples), GroupNorm or frozen norms"
-    return (
-        f"Raise the batch size to {ENOUGH_SAMPLES} or more samples per norm, or use GroupNorm or frozen norms"
-    )
+    return f"Raise the batch size to {ENOUGH_SAMPLES} or more samples per norm, or use GroupNorm or frozen norms"
 
 
 def _frozen(context: Context, call: NormCall) -> bool:

@@ -183,9 +183,7 @@ model = Points()
 def _layer_norm(call: NormCall) -> Fix:
     channels = call.shape[1]
     if len(call.shape) > 2 or call.layer.functional:
-        return Fix(
-            "Use GroupNorm or LayerNorm over the channels, or skip the norm when fewer than 2 rows are left"
-        )
+        return Fix("Use GroupNorm or LayerNorm over the channels, or skip the norm when fewer than 2 rows are left")
     if channels == 1:
         return Fix("Skip the norm when fewer than 2 rows are left")
 

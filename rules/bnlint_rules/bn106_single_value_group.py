@@ -42,9 +42,7 @@ class SingleValueGroup(Rule):
 
     valid = (
         Valid("model = nn.GroupNorm(4, 8)", inputs=((8,),)),
-        Valid(
-            "model = nn.GroupNorm(8, 8)", inputs=((8, 3, 3),), note="one channel per group, nine positions"
-        ),
+        Valid("model = nn.GroupNorm(8, 8)", inputs=((8, 3, 3),), note="one channel per group, nine positions"),
         Valid("model = nn.LayerNorm(8)", inputs=((4, 8),)),
         Valid(
             "model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.GroupNorm(1, 8))",
@@ -52,9 +50,7 @@ class SingleValueGroup(Rule):
             inputs=((8, 6, 6),),
             note="one group on a pooled map holds all channels",
         ),
-        Valid(
-            "model = nn.BatchNorm1d(8)", training={"batch_size": 1}, inputs=((8,),), note="BN101 speaks here"
-        ),
+        Valid("model = nn.BatchNorm1d(8)", training={"batch_size": 1}, inputs=((8,),), note="BN101 speaks here"),
     )
     invalid = (
         Invalid(
@@ -110,11 +106,7 @@ def _consequence(call: NormCall, batch_size: int | None) -> str:
     raises = "raises 'Expected more than 1 value per channel when training', in eval mode too"
     if batch_size is None:
         return f"{groups}, so {constant}, and batch size 1 {raises}"
-    return (
-        f"{groups}: batch size 1 {raises}"
-        if batch_size == 1
-        else f"{groups}, so {constant}; batch size 1 {raises}"
-    )
+    return f"{groups}: batch size 1 {raises}" if batch_size == 1 else f"{groups}, so {constant}; batch size 1 {raises}"
 
 
 def _fix(call: NormCall) -> Fix:
@@ -124,8 +116,4 @@ def _fix(call: NormCall) -> Fix:
     if groups is None:
         return Fix("Remove the norm: a sample has only one value here, so no norm can work on it")
     title = f"Use num_groups={groups}"
-    return (
-        Fix(title)
-        if call.layer.functional
-        else call.layer.replace_argument("num_groups", str(groups), title=title)
-    )
+    return Fix(title) if call.layer.functional else call.layer.replace_argument("num_groups", str(groups), title=title)

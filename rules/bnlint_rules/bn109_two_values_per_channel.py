@@ -41,9 +41,7 @@ class TwoValuesPerChannel(Rule):
 
     valid = (
         Valid("model = nn.BatchNorm1d(8)", training={"batch_size": 3}, inputs=((8,),)),
-        Valid(
-            "model = nn.BatchNorm1d(8)", training={"batch_size": 1}, inputs=((8,),), note="BN101 speaks here"
-        ),
+        Valid("model = nn.BatchNorm1d(8)", training={"batch_size": 1}, inputs=((8,),), note="BN101 speaks here"),
         Valid("model = nn.BatchNorm2d(8)", training={"batch_size": 2}, inputs=((8, 3, 3),)),
         Valid("model = nn.BatchNorm1d(8)", inputs=((8,),), note="batch size unknown, not batch size 2"),
         Valid(
@@ -103,12 +101,7 @@ model = Head()
     def check(self, context: Context) -> Iterator[Diagnostic]:
         for call, count in context.graph().distinct_calls("batch"):
             ranks = context.ranks(call.layer)
-            if (
-                not call.uses_batch_statistics
-                or call.data_dependent
-                or ranks is None
-                or call.values * ranks != 2
-            ):
+            if not call.uses_batch_statistics or call.data_dependent or ranks is None or call.values * ranks != 2:
                 continue
             over = f" over {ranks} ranks" if ranks > 1 else ""
             repeated = f" in {count} calls" if count > 1 else ""

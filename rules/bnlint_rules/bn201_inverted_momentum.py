@@ -48,9 +48,7 @@ class InvertedMomentum(Rule):
             "model = nn.BatchNorm2d(8, momentum=0.9, track_running_stats=False)",
             note="no running statistics: the momentum is never used",
         ),
-        Valid(
-            "model = nn.InstanceNorm2d(8, momentum=0.9)", note="InstanceNorm keeps no statistics by default"
-        ),
+        Valid("model = nn.InstanceNorm2d(8, momentum=0.9)", note="InstanceNorm keeps no statistics by default"),
         Valid("model = nn.BatchNorm2d(8, momentum=0.5)", note="half and half reads the same either way"),
         Valid(
             """\

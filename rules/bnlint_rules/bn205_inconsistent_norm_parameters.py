@@ -100,11 +100,7 @@ model = nn.Sequential(
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
-        layers = [
-            layer
-            for layer in context.batch_norms(tracking=True)
-            if layer.eps is not None and not layer.custom
-        ]
+        layers = [layer for layer in context.batch_norms(tracking=True) if layer.eps is not None and not layer.custom]
         differs_in_eps = len({layer.eps for layer in layers}) > 1
         differs_in_momentum = len({layer.momentum for layer in layers if layer.training}) > 1
         groups: dict[str, list[Layer]] = defaultdict(list)
@@ -116,9 +112,7 @@ model = nn.Sequential(
         groups.pop("", None)  # frozen layers where only the momentum differs
         if len(groups) < 2:
             return
-        by_size = sorted(
-            groups.items(), key=lambda group: -len(group[1])
-        )  # stable: in equal halves the later is odd
+        by_size = sorted(groups.items(), key=lambda group: -len(group[1]))  # stable: in equal halves the later is odd
         yield self.diagnostic(
             by_size[-1][1][0],
             f"batch norms of one model disagree: {'; '.join(_describe(*group) for group in by_size)}",

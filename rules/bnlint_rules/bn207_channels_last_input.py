@@ -17,7 +17,6 @@ from bnlint.api import (
     Valid,
 )
 
-
 # A linear layer works on the last axis whatever that is: over positions in a token-mixing model.
 _OVER_ANY_AXIS = ("Linear", "linear")
 
@@ -204,9 +203,7 @@ model = Forgotten()
                     call,
                     f"{taken}, but it is the batch axis: it grows with the batch size",
                     data={"shape": list(call.shape), "axis": axis},
-                    fix=Fix(
-                        "Give the norm (N, C, ...), for example by x.unsqueeze(1) for a missing channel axis"
-                    ),
+                    fix=Fix("Give the norm (N, C, ...), for example by x.unsqueeze(1) for a missing channel axis"),
                 )
                 continue
             if source is None or source.index in (None, axis) or call.layer.num_features != call.shape[axis]:
@@ -235,6 +232,4 @@ def _follows_batch(call: NormCall, context: Context, graph: ModelGraph) -> bool:
     larger = context.graph(size + 1)
     nth = [other for other in graph.norm_calls if other.path == call.path].index(call)
     twins = [other for other in larger.norm_calls if other.path == call.path]
-    return (
-        nth < len(twins) and len(twins[nth].shape) == len(call.shape) and twins[nth].shape[axis] == size + 1
-    )
+    return nth < len(twins) and len(twins[nth].shape) == len(call.shape) and twins[nth].shape[axis] == size + 1

@@ -148,9 +148,7 @@ model = nn.Sequential(block(4), block(4))
             unusual = eps > LARGEST_PLAIN_EPS and eps != TENSORFLOW_EPS and "eps" not in second.lower()
             direct = call is not None and CONSTRUCTORS.search(_called(call)) is not None
             # What a helper makes of its second argument is not visible, unless the odd value turns up in eps.
-            swapped = (spelled and (direct or unusual)) or (
-                unusual and second and (direct or second == repr(eps))
-            )
+            swapped = (spelled and (direct or unusual)) or (unusual and second and (direct or second == repr(eps)))
             if not swapped and eps < SMALLEST_ABSURD_EPS:
                 continue
             if spelled:
@@ -172,9 +170,7 @@ model = nn.Sequential(block(4), block(4))
 def _positional_call(context: Context, layer: Layer) -> ast.Call | None:
     """The call that built a batch or instance norm, where it has a second positional argument."""
     span = layer.span
-    source = (
-        None if span is None or layer.kind not in ("batch", "instance") else context.read_source(span.path)
-    )
+    source = None if span is None or layer.kind not in ("batch", "instance") else context.read_source(span.path)
     if span is None or source is None:
         return None
     call = source.call_at(span.line, span.column, span.end_line, span.end_column)

@@ -184,20 +184,14 @@ model = Net()
                     )
 
 
-def _reachable(
-    owner: type, following: Callable[[FunctionType, type], Iterable[Any]]
-) -> Iterator[FunctionType]:
+def _reachable(owner: type, following: Callable[[FunctionType, type], Iterable[Any]]) -> Iterator[FunctionType]:
     """The forward of a module class and the functions of the same file that `following` leads to."""
     pending: list[Any] = [getattr(owner, "forward", None)]
     found: set[FunctionType] = set()
     while pending:
         function = pending.pop()
         function = inspect.unwrap(function) if callable(function) else None
-        if (
-            not isinstance(function, FunctionType)
-            or function in found
-            or function.__module__.startswith("torch.")
-        ):
+        if not isinstance(function, FunctionType) or function in found or function.__module__.startswith("torch."):
             continue
         found.add(function)
         yield function
@@ -205,8 +199,7 @@ def _reachable(
         pending.extend(
             item
             for item in following(function, owner)
-            if getattr(item, "__globals__", None) is function.__globals__
-            and item.__code__.co_filename == file
+            if getattr(item, "__globals__", None) is function.__globals__ and item.__code__.co_filename == file
         )
 
 

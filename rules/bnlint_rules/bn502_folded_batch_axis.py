@@ -226,9 +226,7 @@ model = Halves()
             if node is None:
                 continue
             if context.assumed_inputs:
-                yield self.not_checked(
-                    f"the input shape was assumed, and with it the output has {_words(rows)}"
-                )
+                yield self.not_checked(f"the input shape was assumed, and with it the output has {_words(rows)}")
                 continue
             before = node.all_input_nodes[0].meta["shape"]
             name = str(node.meta["op"])
@@ -245,9 +243,7 @@ model = Halves()
                     "operation": name,
                     "input_shape": list(before),
                 },
-                fix=Fix(
-                    "Keep the batch axis, for example with flatten(1), and size the next layer for one sample"
-                ),
+                fix=Fix("Keep the batch axis, for example with flatten(1), and size the next layer for one sample"),
             )
 
 

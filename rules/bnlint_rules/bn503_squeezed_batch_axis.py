@@ -181,11 +181,7 @@ model = Head()
 
     def check(self, context: Context) -> Iterator[Diagnostic]:
         one, two = context.output_tensors(1), context.output_tensors(2)
-        changes = [
-            (shape, two[place])
-            for place, shape in one.items()
-            if place in two and len(shape) < len(two[place])
-        ]
+        changes = [(shape, two[place]) for place, shape in one.items() if place in two and len(shape) < len(two[place])]
         if not two or (one and not changes):
             return
         single_graph, pair_graph = context.graph(1), context.graph(2)
@@ -198,9 +194,7 @@ model = Head()
         else:
             consequence = f"the output is {changes[0][0]} at batch size 1, {changes[0][1]} at batch size 2"
         if not found:
-            yield self.diagnostic(
-                None, f"{consequence}: the batch axis is gone", module="", data=_data(changes)
-            )
+            yield self.diagnostic(None, f"{consequence}: the batch axis is gone", module="", data=_data(changes))
             return
 
         places: dict[Span | None, list[tuple[Node, Node]]] = {}
@@ -261,8 +255,7 @@ def _rank(node: Node) -> int:
 def _fix(context: Context, span: Span | None, nodes: list[Node]) -> Fix:
     """Name the axes that the call squeezes at batch size 2, if every use of the line has the same ones."""
     removed = {
-        tuple(axis for axis, size in enumerate(node.all_input_nodes[0].meta["shape"]) if size == 1)
-        for node in nodes
+        tuple(axis for axis, size in enumerate(node.all_input_nodes[0].meta["shape"]) if size == 1) for node in nodes
     }
     axes = removed.pop()
     if removed or not axes:

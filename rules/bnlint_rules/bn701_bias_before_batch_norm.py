@@ -202,8 +202,7 @@ model = TwoDomains()
             if not all(_bias_on_channel_axis(node) for node in nodes):
                 continue
             if not all(
-                node.users and all(_feeds(node, user) and user in cancels for user in node.users)
-                for node in nodes
+                node.users and all(_feeds(node, user) and user in cancels for user in node.users) for node in nodes
             ):
                 continue
             consumers = dict.fromkeys(cancels[user].path for node in nodes for user in node.users)
@@ -216,9 +215,7 @@ model = TwoDomains()
                 f"this {layer}, and it subtracts the mean of each channel",
                 module=path,
                 data={"bias_elements": features, "consumers": list(consumers)},
-                fix=context.replace_module_argument(
-                    path, "bias", "False", title="Construct it with bias=False"
-                ),
+                fix=context.replace_module_argument(path, "bias", "False", title="Construct it with bias=False"),
             )
 
 
@@ -230,11 +227,7 @@ def _biased_layer(node: fx.Node) -> str | None:
         return str(node.target) if biased else None
     if node.op == "call_function" and node.target in _FUNCTIONS:
         bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-        if (
-            isinstance(bias, fx.Node)
-            and bias.op == "get_attr"
-            and str(bias.target) == f"{node.meta['module']}.bias"
-        ):
+        if isinstance(bias, fx.Node) and bias.op == "get_attr" and str(bias.target) == f"{node.meta['module']}.bias":
             return str(node.meta["module"])
     return None
 

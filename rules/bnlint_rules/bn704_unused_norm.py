@@ -314,9 +314,7 @@ def _optional(module: nn.Module, attribute: str) -> bool:
             continue
         # `x.dim()` asks for a property that the recorded input has; the bare name is what callers choose.
         bases = {id(node.value) for node in ast.walk(branch.test) if isinstance(node, ast.Attribute)}
-        asked = (
-            node for node in ast.walk(branch.test) if isinstance(node, ast.Name) and id(node) not in bases
-        )
+        asked = (node for node in ast.walk(branch.test) if isinstance(node, ast.Name) and id(node) not in bases)
         if not any(node.id in names for node in asked):
             continue
         if _mentions(branch, attribute):

@@ -120,9 +120,7 @@ model = Encoder()
         if graph.error is not None:
             yield self.not_checked("the forward pass was recorded in part: other consumers may follow")
             return
-        calls = {
-            call.node: call for call in graph.norm_calls if call.kind != "batch" or call.uses_batch_statistics
-        }
+        calls = {call.node: call for call in graph.norm_calls if call.kind != "batch" or call.uses_batch_statistics}
         seen = set()
         for node, second in calls.items():
             source = node.args[0] if node.args else node.kwargs.get("input")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ class Net(nn.Module):
         self.block = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, momentum=0.8))
         self.many = nn.Sequential(*[nn.BatchNorm1d(4) for _ in range(2)])
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         return self.many(self.block(self.norm(x)))
 
 

@@ -38,15 +38,11 @@ def roots(text: str) -> list[str]:
         pytest.param("class Bert(BertPreTrainedModel): pass", ["Bert"], id="PreTrainedModel"),
         pytest.param("class Net(nn.Sequential): pass", ["Net"], id="a subclass of a layer"),
         pytest.param("class Net(models.ResNet): pass", ["Net"], id="a subclass of a library's model"),
-        pytest.param(
-            "class Net(Unknown):\n    def forward(self, x): return x", ["Net"], id="unknown base, a forward"
-        ),
+        pytest.param("class Net(Unknown):\n    def forward(self, x): return x", ["Net"], id="unknown base, a forward"),
         pytest.param("class Net(Unknown): pass", [], id="unknown base, nothing more"),
         pytest.param("class Data(pl.LightningDataModule): pass", [], id="a data module"),
         pytest.param("class Net: pass", [], id="no base"),
-        pytest.param(
-            "class F(torch.autograd.Function):\n    def forward(self, x): return x", [], id="autograd"
-        ),
+        pytest.param("class F(torch.autograd.Function):\n    def forward(self, x): return x", [], id="autograd"),
         pytest.param("class DiceLoss(nn.Module): pass", [], id="a loss"),
         pytest.param("class MyCriterion(nn.Module): pass", [], id="a criterion"),
         pytest.param("class Base(nn.Module): pass\nclass Net(Base): pass", ["Net"], id="only a base"),
@@ -92,12 +88,8 @@ def roots(text: str) -> list[str]:
             [],
             id="abstract",
         ),
-        pytest.param(
-            "try:\n    class Net(nn.Module): pass\nexcept NameError: pass", ["Net"], id="inside try"
-        ),
-        pytest.param(
-            "if __name__ == '__main__':\n    class Net(nn.Module): pass", [], id="inside the main guard"
-        ),
+        pytest.param("try:\n    class Net(nn.Module): pass\nexcept NameError: pass", ["Net"], id="inside try"),
+        pytest.param("if __name__ == '__main__':\n    class Net(nn.Module): pass", [], id="inside the main guard"),
         pytest.param(
             "class Generator(nn.Module): pass\nclass Discriminator(nn.Module): pass",
             ["Generator", "Discriminator"],
@@ -166,9 +158,7 @@ def test_a_factory_and_what_it_returns_are_one_target() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        pytest.param(
-            "def build_net(width): return Net(width)", "build_net() requires the argument width", id="one"
-        ),
+        pytest.param("def build_net(width): return Net(width)", "build_net() requires the argument width", id="one"),
         pytest.param(
             "def get_net(a, *, b):\n    net = Net(a)\n    return net.to(b)",
             "get_net() requires the arguments a, b",
@@ -218,9 +208,7 @@ def test_factories_that_cannot_be_called_say_why(text: str, reason: str | None) 
         pytest.param("model_name = make()", (), id="a name that only begins so"),
         pytest.param("model = 'resnet18'", (), id="no call"),
         pytest.param("model = str(1)", (), id="a conversion"),
-        pytest.param(
-            "from sklearn.preprocessing import LabelEncoder\nencoder = LabelEncoder()", (), id="scikit-learn"
-        ),
+        pytest.param("from sklearn.preprocessing import LabelEncoder\nencoder = LabelEncoder()", (), id="scikit-learn"),
         pytest.param("model = train_model(Net())", (), id="a training call"),
         pytest.param("model = trainer.fit(Net())", (), id="a trainer"),
         pytest.param("optimizer = torch.optim.SGD(Net().parameters())", (), id="an optimiser"),

@@ -53,18 +53,14 @@ def test_positions_are_those_of_the_installed_torch(name: str) -> None:
     [
         pytest.param("m = BatchNorm2d(8, momentum=0.9)", "m = BatchNorm2d(8, momentum=0.1)", id="keyword"),
         pytest.param("m = nn.BatchNorm2d(8, 1e-5, 0.9)", "m = nn.BatchNorm2d(8, 1e-5, 0.1)", id="positional"),
-        pytest.param(
-            "BatchNorm2d(8, momentum = (1 - 0.1))", "BatchNorm2d(8, momentum = (0.1))", id="parentheses"
-        ),
+        pytest.param("BatchNorm2d(8, momentum = (1 - 0.1))", "BatchNorm2d(8, momentum = (0.1))", id="parentheses"),
         pytest.param("BatchNorm2d(8, momentum=-1)", "BatchNorm2d(8, momentum=0.1)", id="unary minus"),
         pytest.param("BatchNorm2d(8, momentum=None)", "BatchNorm2d(8, momentum=0.1)", id="None"),
         pytest.param("BatchNorm2d(8, momentum=momentum)", None, id="a name is not a literal"),
         pytest.param("BatchNorm2d(8, momentum=f(0.9))", None, id="a call is not a literal"),
         pytest.param("BatchNorm2d(8, momentum=f'{1}')", None, id="an f-string is not a literal"),
         pytest.param("BatchNorm2d(*args, 0.9)", None, id="*args hides the position"),
-        pytest.param(
-            "BatchNorm2d(8, 1e-5, 0.9, *args)", "BatchNorm2d(8, 1e-5, 0.1, *args)", id="*args comes later"
-        ),
+        pytest.param("BatchNorm2d(8, 1e-5, 0.9, *args)", "BatchNorm2d(8, 1e-5, 0.1, *args)", id="*args comes later"),
         pytest.param("BatchNorm2d(*args)", None, id="*args may pass it"),
         pytest.param("BatchNorm2d(8, **options)", None, id="**options may pass it"),
         pytest.param(
@@ -98,13 +94,9 @@ def test_replacing_an_argument(before: str, after: str | None) -> None:
         pytest.param(
             "BatchNorm2d(lambda a, b: (a))", "BatchNorm2d(lambda a, b: (a), momentum=0.1)", id="lambda commas"
         ),
-        pytest.param(
-            "BatchNorm2d(f'({x}', eps=(1))", "BatchNorm2d(f'({x}', eps=(1), momentum=0.1)", id="f-string"
-        ),
+        pytest.param("BatchNorm2d(f'({x}', eps=(1))", "BatchNorm2d(f'({x}', eps=(1), momentum=0.1)", id="f-string"),
         pytest.param("BatchNorm2d(x for x in y)", None, id="bare generator"),
-        pytest.param(
-            "BatchNorm2d((x for x in y))", "BatchNorm2d((x for x in y), momentum=0.1)", id="generator"
-        ),
+        pytest.param("BatchNorm2d((x for x in y))", "BatchNorm2d((x for x in y), momentum=0.1)", id="generator"),
         pytest.param("f(BatchNorm2d(8), 2)", "f(BatchNorm2d(8, momentum=0.1), 2)", id="nested call"),
         pytest.param(
             "BatchNorm2d(\n    8,  # width\n    eps=1e-5,  # small\n)",
@@ -131,12 +123,8 @@ def test_replacing_an_argument(before: str, after: str | None) -> None:
             "BatchNorm2d(\n    8, 1e-5, momentum=0.1,\n)",
             id="several per line",
         ),
-        pytest.param(
-            "BatchNorm2d(\n    # none\n)", "BatchNorm2d(momentum=0.1\n    # none\n)", id="only a comment"
-        ),
-        pytest.param(
-            "BatchNorm2d(\r\n\t8,\r\n)", "BatchNorm2d(\r\n\t8,\r\n\tmomentum=0.1,\r\n)", id="tabs and CRLF"
-        ),
+        pytest.param("BatchNorm2d(\n    # none\n)", "BatchNorm2d(momentum=0.1\n    # none\n)", id="only a comment"),
+        pytest.param("BatchNorm2d(\r\n\t8,\r\n)", "BatchNorm2d(\r\n\t8,\r\n\tmomentum=0.1,\r\n)", id="tabs and CRLF"),
     ],
 )
 def test_adding_an_argument(before: str, after: str | None) -> None:
@@ -176,9 +164,7 @@ def test_removing_an_argument(before: str, after: str | None) -> None:
 @pytest.mark.parametrize(
     ("before", "safe"),
     [
-        pytest.param(
-            "BatchNorm2d(\n    8,  # width\n    momentum=0.9,  # newest\n    eps=1,\n)", True, id="kept"
-        ),
+        pytest.param("BatchNorm2d(\n    8,  # width\n    momentum=0.9,  # newest\n    eps=1,\n)", True, id="kept"),
         pytest.param("BatchNorm2d(\n    8,  # width\n    momentum=0.9  # newest\n)", False, id="lost"),
     ],
 )
@@ -195,14 +181,8 @@ def test_a_removal_that_loses_a_comment_is_unsafe(before: str, safe: bool) -> No
 def test_replacing_a_call_and_its_name() -> None:
     text = "m = nn.BatchNorm2d(64)\n"
     source, call = parsed(text)
-    assert (
-        apply_edits(text, [replace_span(source, call, "nn.GroupNorm(32, 64)")])
-        == "m = nn.GroupNorm(32, 64)\n"
-    )
-    assert (
-        apply_edits(text, [replace_call_name(source, call, "nn.SyncBatchNorm")])
-        == "m = nn.SyncBatchNorm(64)\n"
-    )
+    assert apply_edits(text, [replace_span(source, call, "nn.GroupNorm(32, 64)")]) == "m = nn.GroupNorm(32, 64)\n"
+    assert apply_edits(text, [replace_call_name(source, call, "nn.SyncBatchNorm")]) == "m = nn.SyncBatchNorm(64)\n"
 
 
 @pytest.mark.parametrize(
@@ -247,17 +227,13 @@ def test_edits_are_applied_in_order_of_position() -> None:
     ("edits", "message"),
     [
         pytest.param([edit((1, 1), (1, 6), "c"), edit((1, 5), (1, 6), "2")], "overlap", id="overlap"),
-        pytest.param(
-            [edit((1, 6), (1, 6), "2"), edit((1, 6), (1, 6), "3")], "overlap", id="insertions at one place"
-        ),
+        pytest.param([edit((1, 6), (1, 6), "2"), edit((1, 6), (1, 6), "3")], "overlap", id="insertions at one place"),
         pytest.param([edit((1, 5), (1, 1), "2")], "overlap", id="reversed"),
         pytest.param([edit((1, 5), (1, 6), ")")], "not Python", id="the result does not parse"),
         pytest.param([edit((4, 1), (4, 1), "x")], "outside the text", id="line behind the end"),
         pytest.param([edit((1, 8), (1, 8), "x")], "outside the text", id="column behind the line"),
         pytest.param([edit((0, 1), (1, 1), "x")], "outside the text", id="line 0"),
-        pytest.param(
-            [edit((1, 1), (1, 1), "x"), edit((2, 1), (2, 1), "y", "b.py")], "several files", id="two files"
-        ),
+        pytest.param([edit((1, 1), (1, 1), "x"), edit((2, 1), (2, 1), "y", "b.py")], "several files", id="two files"),
     ],
 )
 def test_edits_that_cannot_be_applied(edits: list[Edit], message: str) -> None:
@@ -311,15 +287,13 @@ def test_an_addition_keeps_every_other_argument_and_comment(
     expected = [*(ast.unparse(item) for item in old.keywords), "momentum=0.1"]
     assert [ast.unparse(item) for item in new.keywords] == expected
     assert after.count("#") == before.count("#")
-    assert "".join(after.split()).replace(",", "").replace("momentum=0.1", "") == "".join(
-        before.split()
-    ).replace(",", "")
+    assert "".join(after.split()).replace(",", "").replace("momentum=0.1", "") == "".join(before.split()).replace(
+        ",", ""
+    )
 
 
 @given(PREFIX, st.lists(SPACE, min_size=8, max_size=8), st.integers(0, 2), st.booleans())
-def test_a_removal_keeps_every_other_argument(
-    prefix: str, space: list[str], place: int, trailing: bool
-) -> None:
+def test_a_removal_keeps_every_other_argument(prefix: str, space: list[str], place: int, trailing: bool) -> None:
     arguments = ["num_features=8", "eps=1e-5"]
     arguments.insert(place, "momentum=0.9")
     inside = f"{space[0]},{space[1]}".join(arguments) + (f"{space[2]}," if trailing else "") + space[3]

@@ -234,11 +234,7 @@ def test_annotations_under_the_future_import_need_no_names() -> None:
     assert "build_net" in shown(sliced("from __future__ import annotations\n" + body))
 
 
-@given(
-    st.lists(
-        st.sampled_from([line for script in SCRIPTS[:6] for line in ast.parse(script.text).body]), max_size=12
-    )
-)
+@given(st.lists(st.sampled_from([line for script in SCRIPTS[:6] for line in ast.parse(script.text).body]), max_size=12))
 def test_any_order_of_statements_gives_a_tree_that_compiles(statements: list[ast.stmt]) -> None:
     text = "\n".join(ast.unparse(statement) for statement in statements)
     compile(sliced(text).tree, "train.py", "exec")

@@ -27,23 +27,13 @@ def write(folder: Path, raw: bytes) -> Path:
     [
         pytest.param(b"x = 1\ny = (\n", 2, "syntax error on line 2, column 5", id="unclosed parenthesis"),
         pytest.param(b"x = 1\nprint 'a'\n", 2, "syntax error on line 2.*print 'a'", id="Python 2"),
-        pytest.param(
-            b"a = 1\nb = '\xe9'\n", 2, "not utf-8 text: byte 0xe9 at offset 11, line 2", id="Latin-1"
-        ),
+        pytest.param(b"a = 1\nb = '\xe9'\n", 2, "not utf-8 text: byte 0xe9 at offset 11, line 2", id="Latin-1"),
         pytest.param(b"#\n#\nb = '\xe9'\n", 3, "byte 0xe9 at offset 9, line 3", id="Latin-1 after line 2"),
-        pytest.param(
-            b"# coding: no-such\nx = 1\n", 1, "names an encoding that Python does not have", id="unknown"
-        ),
-        pytest.param(
-            b"# coding: hex\nx = 1\n", 1, "names an encoding that Python does not have", id="no text codec"
-        ),
-        pytest.param(
-            b"# coding: ascii\n\nx = '\xc3\xa9'\n", 3, "not ascii text: byte 0xc3", id="wrong cookie"
-        ),
+        pytest.param(b"# coding: no-such\nx = 1\n", 1, "names an encoding that Python does not have", id="unknown"),
+        pytest.param(b"# coding: hex\nx = 1\n", 1, "names an encoding that Python does not have", id="no text codec"),
+        pytest.param(b"# coding: ascii\n\nx = '\xc3\xa9'\n", 3, "not ascii text: byte 0xc3", id="wrong cookie"),
         pytest.param(b"x = 1\n\ny = '\0'\n", 3, "NUL byte on line 3", id="NUL byte"),
-        pytest.param(
-            b"(" * 250 + b"1" + b")" * 250, None, "nested too deeply|too many nested", id="deep brackets"
-        ),
+        pytest.param(b"(" * 250 + b"1" + b")" * 250, None, "nested too deeply|too many nested", id="deep brackets"),
         pytest.param(b"-" * 50000 + b"1", None, "nested too deeply", id="deep operators"),
     ],
 )
@@ -83,9 +73,7 @@ def test_an_unreadable_file_is_said(tmp_path: Path) -> None:
     [
         pytest.param("x = 'é'\n".encode(), "utf-8", "x = 'é'\n", id="UTF-8"),
         pytest.param(b"\xef\xbb\xbfx = 1\n", "utf-8-sig", "x = 1\n", id="byte order mark"),
-        pytest.param(
-            b"# coding: latin-1\nx = '\xe9'\n", "iso-8859-1", "# coding: latin-1\nx = 'é'\n", id="cookie"
-        ),
+        pytest.param(b"# coding: latin-1\nx = '\xe9'\n", "iso-8859-1", "# coding: latin-1\nx = 'é'\n", id="cookie"),
         pytest.param(b"x = 1\r\ny = 2\r\n", "utf-8", "x = 1\r\ny = 2\r\n", id="line ends are kept"),
         pytest.param(b"", "utf-8", "", id="empty"),
     ],
@@ -187,9 +175,7 @@ def test_call_at_is_exact() -> None:
     assert source.call_at(1, 2, 1, 8) is None
 
 
-def test_paths_are_shown_relative_below_the_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_shown_relative_below_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = tmp_path / "work"
     (work / "nets").mkdir(parents=True)
     (tmp_path / "link").symlink_to(work)

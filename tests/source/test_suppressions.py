@@ -62,9 +62,7 @@ def test_a_comment_on_the_line_covers(comment: str) -> None:
     ("text", "line", "covered"),
     [
         pytest.param("# bnlint: ignore[BN201]\nx = 1\n", 2, True, id="alone on the line above"),
-        pytest.param(
-            "# bnlint: ignore[BN201] -- a\n# long reason\nx = 1\n", 3, True, id="with more comment below"
-        ),
+        pytest.param("# bnlint: ignore[BN201] -- a\n# long reason\nx = 1\n", 3, True, id="with more comment below"),
         pytest.param("# bnlint: ignore[BN201]\n\nx = 1\n", 3, False, id="a blank line between"),
         pytest.param("y = 2  # bnlint: ignore[BN201]\nx = 1\n", 2, False, id="the line above is code"),
         pytest.param("s = '# bnlint: ignore[BN201]'\n", 1, False, id="in a string"),
@@ -106,9 +104,7 @@ def test_a_finding_without_a_place_is_silenced_for_the_file_only() -> None:
         pytest.param("# bnlint: ignore[BN201,]", "'' is neither", id="trailing comma"),
         pytest.param("# bnlint: ignore[BN201 BN202]", "'BN201 BN202' is neither", id="no comma"),
         pytest.param("# bnlint: ignore[BN*]", "'BN\\*' is neither", id="pattern"),
-        pytest.param(
-            "# bnlint: ignore[BN201] ported", "not a list of rules with an optional reason", id="no dashes"
-        ),
+        pytest.param("# bnlint: ignore[BN201] ported", "not a list of rules with an optional reason", id="no dashes"),
         pytest.param("# bnlint: ignore[BN201", "not a list of rules", id="unclosed"),
         pytest.param("# bnlint:", "'' is neither 'ignore' nor", id="nothing"),
     ],

@@ -1,0 +1,322 @@
+"""The checker: a target that a user names, or a live module, -> what the rules find in it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from bnlint.context import Context
+from bnlint.diagnostic import Diagnostic, Fix, Severity, Span
+from bnlint.errors import TargetError, UsageError
+from bnlint.graph import inputs as model_inputs
+from bnlint.graph.build import Built
+from bnlint.graph.capture import Capture
+from bnlint.graph.inputs import ModelInputs
+from bnlint.linter import found_by, run_diagnostic, unsuppressed, with_severity
+from bnlint.options import Options
+from bnlint.page import page_of
+from bnlint.registry import Loaded, is_selected, load_rules, select
+from bnlint.report.report import Report, TargetResult
+from bnlint.source.file import SourceFile, display_path
+from bnlint.source.suppressions import Suppressions
+from bnlint.target import LoadedTarget, NothingToCheck, load_targets
+from bnlint.training.config import TensorShape, TrainingConfig
+from bnlint.training.flags import Facts, facts_of, read_inputs, resolve
+
+if TYPE_CHECKING:
+    from bnlint.graph.model_graph import ModelGraph
+
+ReadSource = Callable[[Path], SourceFile | None]
+
+
+def check_target(spec: str, options: Options, loaded: Sequence[Loaded]) -> Iterator[TargetResult]:
+    """Check everything that a spec names with the selected rules; nothing for a file without a model.
+
+    Raises `UsageError` or `ConfigurationError` for what is wrong with the request.
+    """
+    return _check_spec(spec, options, loaded, resolve(options))
+
+
+def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Facts) -> Iterator[TargetResult]:
+    seen = _SeenFile(loaded, options)
+    pending: TargetResult | None = None
+    try:
+        for item in load_targets(spec):
+            if pending is not None:
+                yield pending
+            pending = _check_item(item, spec, options, loaded, facts.config, seen)
+            if pending is not None and facts.conflicts:
+                conflicts = [with_severity(item, options) for item in facts.conflicts]
+                if is_selected(page_of("BN906"), options):
+                    pending = _with_diagnostics(pending, conflicts)
+                facts = Facts(facts.config)
+    except TargetError as error:
+        seen.complete = False
+        if pending is not None:
+            yield pending
+        pending = _failed(spec, error, options)
+    if pending is not None:
+        yield _with_diagnostics(pending, seen.unused_suppressions(pending.target))
+
+
+def _check_item(
+    item: LoadedTarget | TargetError | NothingToCheck,
+    spec: str,
+    options: Options,
+    loaded: Sequence[Loaded],
+    training: TrainingConfig,
+    seen: _SeenFile,
+) -> TargetResult | None:
+    if isinstance(item, NothingToCheck):
+        return None
+    if isinstance(item, TargetError):
+        seen.complete = False
+        failed = _failed(item.module or spec, item, options)
+        return _milder(failed, spec, options, seen) if item.optional else failed
+    read_source = _source_reader()
+    try:
+        built = item.build()
+        capture = Capture(
+            built,
+            _inputs_for(item, built.model, options, training),
+            rebuild=item.rebuild,
+            read_source=read_source,
+        )
+    except TargetError as error:
+        seen.complete = False
+        return _failed(item.name, error, options)
+    context = Context(capture, training, read_source, item.source)
+    result, found = _lint(item.name, capture, context, options, loaded)
+    if result.status == "modules" and not item.explicit:
+        result = _milder(result, spec, options, seen)
+    seen.add(item, result, found)
+    return replace(result, notes=(*item.notes, *map(str, built.weights)))
+
+
+def _milder(result: TargetResult, spec: str, options: Options, seen: _SeenFile) -> TargetResult:
+    """What nobody asked for and bnlint could not check: information, unless it is all that a named file has."""
+    severity = Severity.INFO if seen.checked or spec in options.found_in_folders else Severity.WARNING
+    milder = (
+        replace(item, severity=severity) if item.code in ("BN901", "BN903") else item for item in result.diagnostics
+    )
+    return replace(result, diagnostics=tuple(milder))
+
+
+def _lint(
+    name: str, capture: Capture, context: Context, options: Options, loaded: Sequence[Loaded]
+) -> tuple[TargetResult, list[Diagnostic]]:
+    """The result for one captured model, and all findings in it, suppressed ones too."""
+    found, not_checked = found_by(loaded, context, options, name)
+    graph = context.graph()
+    trace = [replace(with_severity(item, options), target=name) for item in _trace_problem(graph, capture)]
+    shown = sorted([*unsuppressed(found, context), *trace], key=lambda item: item.sort_key)
+    assumed = capture.inputs is not None and capture.inputs.assumed
+    status = "modules" if graph.step == "modules" else "partial" if trace else "traced"
+    result = TargetResult(
+        target=name,
+        status=status,
+        step=graph.step,
+        coverage=graph.coverage,
+        inputs=graph.inputs,
+        assumed_inputs=assumed,
+        diagnostics=tuple(shown),
+        not_checked=tuple(not_checked),
+    )
+    return result, found
+
+
+def _trace_problem(graph: ModelGraph, capture: Capture) -> Iterator[Diagnostic]:
+    """What the recording says about itself: the model's own failure is BN902, anything else BN903."""
+    error = graph.error
+    if error is None and graph.coverage >= 1:
+        return
+    place = None if error is None or error.path is None or error.line is None else Span(error.path, error.line)
+    data = {"coverage": round(graph.coverage, 4), "step": graph.step, "batch_size": graph.batch_size}
+    if error is not None and capture.inputs is not None and not error.values_missing:
+        shapes = " and ".join(str(shape) for shape in graph.inputs)
+        where = f" in the module {error.module!r}" if error.module else ""
+        yield run_diagnostic(
+            "BN902",
+            f"the forward pass raises {error.type_name}{where} on inputs of shape {shapes}: {error.message}",
+            module=error.module,
+            location=place,
+            data=data | {"exception": error.type_name},
+            fix=Fix("Correct the model, or state the real input shapes with --input (without the batch axis)"),
+        )
+        return
+    reason = "some modules could not be followed" if error is None else error.message
+    yield run_diagnostic(
+        "BN903",
+        f"{graph.coverage:.0%} of the modules were recorded: {reason}",
+        module=None if error is None else error.module,
+        location=place,
+        data=data,
+        fix=Fix("State the real input shapes with --input (one for each argument, without the batch axis)"),
+    )
+
+
+def _failed(name: str, error: TargetError, options: Options) -> TargetResult:
+    diagnostic = run_diagnostic(
+        error.code,
+        error.message,
+        target=name,
+        location=None if error.path is None or error.line is None else Span(error.path, error.line),
+        data={"traceback": error.details} if options.debug and error.details else {},
+        fix=Fix(error.hint),
+    )
+    return TargetResult(name, "failed", diagnostics=(with_severity(diagnostic, options),))
+
+
+def _with_diagnostics(result: TargetResult, added: Iterable[Diagnostic]) -> TargetResult:
+    every = sorted((*result.diagnostics, *added), key=lambda item: item.sort_key)
+    return replace(result, diagnostics=tuple(every))
+
+
+def _source_reader() -> ReadSource:
+    files: dict[Path, SourceFile | None] = {}
+
+    def read(path: Path) -> SourceFile | None:
+        if path not in files:
+            try:
+                files[path] = SourceFile.read(path) if path.suffix == ".py" else None
+            except TargetError:  # generated code, or a file that is gone: its findings stand without a source
+                files[path] = None
+        return files[path]
+
+    return read
+
+
+def _inputs_for(
+    target: LoadedTarget, model: nn.Module, options: Options, training: TrainingConfig
+) -> ModelInputs | None:
+    """The inputs that the user states for a target: by its name, else for every target."""
+    for name in (target.name, target.name.rpartition(":")[2], target.class_name, type(model).__name__):
+        if name in options.named_inputs:
+            return model_inputs.given(read_inputs(options.named_inputs[name]), model, f"--input {name}=")
+    if training.inputs is None:
+        return None
+    source = training.sources.get("inputs")
+    return model_inputs.given(training.inputs, model, source.text if source else "inputs")
+
+
+@dataclass
+class _SeenFile:
+    """What the targets of one file have shown together: only then is a suppression known to be unused."""
+
+    loaded: Sequence[Loaded]
+    options: Options
+    complete: bool = True
+    checked: bool = False
+    source: SourceFile | None = None
+
+    def __post_init__(self) -> None:
+        self._findings: list[tuple[str, str, Span | None]] = []
+        self._silent: set[str] = set()
+
+    def add(self, target: LoadedTarget, result: TargetResult, found: Iterable[Diagnostic]) -> None:
+        if target.explicit or result.status != "traced":
+            self.complete = False  # the file may hold other models, and what was not run may have a finding
+        self.checked = self.checked or result.status != "modules"
+        self.source = target.source
+        self._findings += [(item.code, item.name, item.location) for item in found]
+        self._silent.update(item.code for item in result.not_checked)
+        self._silent.update(str(item.data["rule"]) for item in found if item.code == "BN904")
+
+    def unused_suppressions(self, target: str) -> Iterator[Diagnostic]:
+        """BN905 for each rule in a comment that ran on every model of the file and found nothing there."""
+        if self.source is None or not is_selected(page_of("BN905"), self.options):
+            return
+        suppressions = Suppressions.of(self.source)
+        for line, problem in suppressions.problems:
+            yield self._diagnostic(line, f"this comment suppresses nothing: {problem}", target)
+        if not self.complete:
+            return
+        ran = {
+            word.casefold() for item in self.loaded if item.code not in self._silent for word in (item.code, item.name)
+        }
+        for item, rule in suppressions.unused(self._findings):
+            if rule.casefold() in ran:
+                yield self._diagnostic(item.line, f"{rule} finds nothing here, so ignoring it has no use", target)
+
+    def _diagnostic(self, line: int, message: str, target: str) -> Diagnostic:
+        assert self.source is not None
+        return replace(
+            with_severity(run_diagnostic("BN905", message), self.options),
+            target=target,
+            location=Span(display_path(self.source.path), line),
+            fix=Fix("Remove it from the comment"),
+        )
+
+
+def check(
+    target: nn.Module | str,
+    inputs: Any = None,
+    training: TrainingConfig | Mapping[str, Any] | str | Path | None = None,
+) -> Report:
+    """Check a live module or a target such as "model.py:Net" with all rules.
+
+    `inputs` holds shapes without the batch axis, one for each argument of the forward (`[(3, 224, 224)]`),
+    tensors with the batch axis, or a mapping of either; `training` the training facts as a native mapping, a
+    `TrainingConfig` or the path of a training file. The module's weights, buffers and modes and the random
+    state are left as they are. A target string is imported into this process.
+    """
+    loaded, options = load_rules(), Options()
+    selected = select(loaded, options)
+    facts = facts_of(training)
+    if inputs is not None:
+        facts = replace(facts, config=replace(facts.config, inputs=_stated_inputs(inputs)))
+    if isinstance(target, str):
+        return Report(tuple(_check_spec(target, options, selected, facts)))
+    if not isinstance(target, nn.Module):
+        raise UsageError(
+            f"the target is a value of type {type(target).__name__}",
+            "give an nn.Module or a target such as 'model.py:Net'",
+        )
+    return Report((_check_module(target, options, selected, facts),))
+
+
+def _check_module(model: nn.Module, options: Options, loaded: Sequence[Loaded], facts: Facts) -> TargetResult:
+    name = type(model).__name__
+    read_source = _source_reader()
+    stated = facts.config.inputs
+    try:
+        capture = Capture(
+            Built(model, "plain", ()),
+            None if stated is None else model_inputs.given(stated, model, "inputs"),
+            rebuild=lambda: copy.deepcopy(model),
+            read_source=read_source,
+        )
+    except TargetError as error:
+        return _failed(name, error, options)
+    result, _ = _lint(name, capture, Context(capture, facts.config, read_source), options, loaded)
+    return _with_diagnostics(result, facts.conflicts)
+
+
+def _stated_inputs(inputs: Any) -> tuple[TensorShape, ...] | Mapping[str, TensorShape]:
+    """Tensors, shapes or a mapping of either as shapes without the batch axis."""
+    if isinstance(inputs, torch.Tensor):
+        return (_shape(inputs),)
+    if isinstance(inputs, Mapping):
+        return {str(name): _shape(item) for name, item in inputs.items()}
+    items = tuple(inputs)
+    if items and all(isinstance(item, int) for item in items):
+        return (_shape(items),)
+    return tuple(_shape(item) for item in items)
+
+
+def _shape(item: Any) -> TensorShape:
+    if isinstance(item, TensorShape):
+        return item
+    if not isinstance(item, torch.Tensor):
+        shapes = read_inputs([item if isinstance(item, Mapping) else list(item)])
+        assert isinstance(shapes, tuple)
+        return shapes[0]
+    if item.dim() == 0:
+        raise UsageError("an input is a tensor without a batch axis", "give tensors of shape (batch, ...)")
+    return TensorShape(tuple(item.shape[1:]), str(item.dtype).removeprefix("torch."))

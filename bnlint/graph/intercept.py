@@ -1,0 +1,136 @@
+"""What torch does otherwise while a model is recorded: norms do not check and checkpoints do not recompute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.overrides
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from bnlint.graph import norms
+
+
+@contextmanager
+def norms_intercepted() -> Iterator[None]:
+    """While active, a norm over a single value does not raise: the rules judge it from its shape.
+
+    On meta tensors the norms are not computed at all: torch's kernels for them are Python there, slow, and the one of
+    batch norm divides by zero on a single value.
+    """
+
+    def unchecked(size: Any) -> None:
+        return None
+
+    functional = torch.nn.functional
+    patches: list[tuple[Any, str, Any]] = [
+        (functional, "_verify_batch_size", unchecked),
+        (functional, "_verify_spatial_size", unchecked),
+        *((torch, name, _shortcut(original)) for name, original in _NORM_KERNELS.items()),
+    ]
+    with ExitStack() as stack:
+        for owner, name, value in patches:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+        yield
+
+
+_NORM_KERNELS = {
+    name: getattr(torch, name) for name in ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm")
+}
+
+
+KERNELS = frozenset(_NORM_KERNELS.values())
+
+
+def _shortcut(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if torch.overrides.has_torch_function(args[:1]):
+            return kernel(*args, **kwargs)  # the recorder sees this call and comes back through `normalised`
+        result = normalised(kernel, args, kwargs)
+        return kernel(*args, **kwargs) if result is None else result
+
+    return run
+
+
+def normalised(kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """What a norm gives on a meta tensor, as far as shapes go; None where the real kernel has to answer."""
+    source = args[0] if args else None
+    if not isinstance(source, Tensor) or source.device.type != "meta" or source.dim() < 2:
+        return None
+    bound = norms.bind(kernel, args, kwargs)
+    if "normalized_shape" in bound:
+        width = tuple(bound["normalized_shape"])
+        if tuple(source.shape[-len(width) :]) != width:
+            return None
+        elements = math.prod(width)
+    else:
+        elements = source.shape[1]
+        if elements % int(bound.get("num_groups", 1)):
+            return None
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        tensor = bound.get(name)
+        if tensor is not None and tensor.numel() != elements:
+            return None
+    return source.clone()
+
+
+@contextmanager
+def checkpoints_marked(enter: Callable[[], None], leave: Callable[[], None]) -> Iterator[None]:
+    """While active, activation checkpointing runs its function once, between `enter()` and `leave()`."""
+    module = torch.utils.checkpoint
+    names = ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
+    originals = {name: getattr(module, name) for name in names}
+
+    class Reentrant:
+        @staticmethod
+        def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+            enter()
+            try:
+                return function(*args)
+            finally:
+                leave()
+
+    def not_reentrant(*args: Any, **kwargs: Any) -> Iterator[None]:
+        enter()
+        try:
+            yield
+        finally:
+            leave()
+
+    module.CheckpointFunction = Reentrant  # type: ignore[misc,assignment]
+    module._checkpoint_without_reentrant_generator = not_reentrant
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(module, name, original)
+
+
+def has_wrong_width(m: nn.Module, kind: str, shape: tuple[int, ...]) -> bool:
+    """Whether a norm was given another number of channels than it was built for."""
+    if kind in ("layer", "rms"):
+        expected = tuple(getattr(m, "normalized_shape", ()))
+        return len(shape) > len(expected) and tuple(shape[-len(expected) :]) != expected
+    features = getattr(m, "num_features", getattr(m, "num_channels", None))
+    dimensions = {"1d": (2, 3), "2d": (4,), "3d": (5,)}.get(type(m).__name__[-2:], (2, 3, 4, 5))
+    return len(shape) in dimensions and features is not None and math.prod(shape[1:2]) != features
+
+
+def despite_width(arguments: Mapping[str, Any]) -> Tensor | None:
+    """The result of a batch norm function whose input has another width than its statistics; BN206 reports it."""
+    source = arguments.get("input")
+    if not isinstance(source, Tensor) or source.dim() < 2 or "running_mean" not in arguments:
+        return None
+    named = (arguments.get(name) for name in ("running_mean", "weight"))
+    widths = {tensor.numel() for tensor in named if isinstance(tensor, Tensor)}
+    return torch.empty_like(source) if widths - {source.shape[1]} else None
+
+
+def has_unusable_eps(m: nn.Module) -> bool:
+    eps = getattr(m, "eps", None)
+    return isinstance(eps, (int, float)) and eps <= 0

@@ -1,0 +1,198 @@
+"""Loading: the part of a user's file that defines and builds models is executed, and nothing else of it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import sys
+import traceback
+import types
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bnlint.errors import TargetError, UsageError
+from bnlint.graph.build import WeightsNotLoaded, rng_kept, weights_answered, without_initialisation
+from bnlint.graph.devices import devices_answered
+from bnlint.graph.frames import is_internal, is_user_file
+from bnlint.graph.spans import construction_spans
+from bnlint.source.file import SourceFile, display_path
+from bnlint.source.slice import module_slice
+
+
+def execute(source: SourceFile, wanted: tuple[str, ...] | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Execute the slice of a file that defines and builds models; its namespace and notes for the reader."""
+    path = source.path.resolve()
+    part = module_slice(source, wanted)
+    root, name, package = _identity(source)
+    notes: list[str] = []
+    _forget_local_modules()
+    # inside a package Python looks in the package's root, for a script in the script's folder
+    folders = (str(root), str(Path.cwd()), str(path.parent)) if package else (str(path.parent), str(Path.cwd()))
+    for folder in reversed(dict.fromkeys(folders)):
+        first_in_path(folder)
+    weights: list[WeightsNotLoaded] = []
+    with (
+        _remembered(set(sys.modules), roots_of(path)),
+        imports(display_path(source.path), roots_of(path), weights),
+    ):
+        if package:
+            _import_parents(package, root, notes)
+        if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+            return vars(sys.modules[name]), tuple(notes)  # its own package has imported it already
+        code = compile(part.tree, str(path), "exec", dont_inherit=True)
+        namespace = _run(code, name, path, package, set())
+    notes += dict.fromkeys(str(item) for item in weights)
+    return namespace, tuple(notes)
+
+
+def _run(code: types.CodeType, name: str, path: Path, package: str, tried: set[str]) -> dict[str, Any]:
+    """Execute a module; a folder above the file that holds a module it misses is added to the path."""
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    module.__package__ = package
+    sys.modules[name] = module
+    try:
+        exec(code, vars(module))  # the user's definitions and models: what bnlint is for
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        folder = next((str(above) for above in path.parents[1:5] if _holds(above, missing)), None)
+        if folder is None or missing in tried:
+            raise
+        first_in_path(folder)
+        return _run(code, name, path, package, {*tried, missing})
+    return vars(module)
+
+
+def _holds(folder: Path, module: str) -> bool:
+    return bool(module) and ((folder / f"{module}.py").is_file() or (folder / module / "__init__.py").is_file())
+
+
+def first_in_path(folder: str) -> None:
+    if folder in sys.path:
+        sys.path.remove(folder)
+    sys.path.insert(0, folder)
+
+
+@contextmanager
+def imports(shown: str, roots: tuple[str, ...], weights: list[WeightsNotLoaded]) -> Iterator[None]:
+    """The conditions under which user code is imported; what it raises becomes a `TargetError` (BN900)."""
+    argv = sys.argv
+    sys.argv = [shown.partition(":")[0]]
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(rng_kept())
+            stack.enter_context(weights_answered(weights))
+            stack.enter_context(construction_spans(roots))
+            stack.enter_context(without_initialisation())
+            stack.enter_context(devices_answered())
+            yield
+    except (Exception, SystemExit) as error:
+        raise _cannot_import(shown, roots, error) from error
+    finally:
+        sys.argv = argv
+
+
+def _identity(source: SourceFile) -> tuple[Path, str, str]:
+    """The folder to import from, the module's name and its package ("" outside any)."""
+    path = source.path.resolve()
+    levels = max((node.level for node in ast.walk(source.tree) if isinstance(node, ast.ImportFrom)), default=0)
+    if not levels:
+        return path.parent, path.stem, ""
+    root, parts, climbed = path.parent, [path.stem], 0
+    while climbed < levels or (root / "__init__.py").exists():
+        if root.parent == root:
+            break
+        parts.insert(0, root.name)
+        root = root.parent
+        climbed += 1
+    if parts[-1] == "__init__":
+        parts.pop()
+        return root, ".".join(parts), ".".join(parts)
+    return root, ".".join(parts), ".".join(parts[:-1])
+
+
+def _import_parents(package: str, root: Path, notes: list[str]) -> None:
+    """Import the packages around a file; one that fails is replaced by an empty one, so that the file can be read."""
+    folder = root
+    name = ""
+    for part in package.split("."):
+        folder, name = folder / part, f"{name}.{part}" if name else part
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            stand_in = types.ModuleType(name)
+            stand_in.__path__ = [str(folder)]
+            sys.modules[name] = stand_in
+            notes.append(
+                f"{display_path(folder / '__init__.py')} was passed over: {type(error).__name__}: {first_line(error)}"
+            )
+
+
+_local_modules: set[str] = set()
+
+
+@contextmanager
+def _remembered(before: set[str], roots: tuple[str, ...]) -> Iterator[None]:
+    """Remember which of the user's own modules were imported."""
+    try:
+        yield
+    finally:
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if name not in before and isinstance(file, str) and is_user_file(file, roots):
+                _local_modules.add(name)
+
+
+def _forget_local_modules() -> None:
+    """Forget what former targets imported from their own folders: two projects may both have a `layers.py`."""
+    for name in _local_modules:
+        sys.modules.pop(name, None)
+    _local_modules.clear()
+
+
+def _cannot_import(shown: str, roots: tuple[str, ...], error: BaseException) -> TargetError:
+    if isinstance(error, (TargetError, UsageError)):
+        raise error
+    path, line = place_of(error, roots)
+    if isinstance(error, SystemExit):
+        message = f"the file ends the process while it is imported (exit status {error.code!r})"
+        hint = "move the call that exits under `if __name__ == '__main__':`, or give its arguments defaults"
+    elif isinstance(error, ImportError):
+        message = f"import fails: {first_line(error)}"
+        hint = "install what is missing into the environment that bnlint runs in, or run bnlint from the project's root"
+    else:
+        message = f"the file raises while it is imported: {type(error).__name__}: {first_line(error)}"
+        hint = "make the file importable: try `python -c` with the same import"
+    return TargetError(
+        message,
+        hint,
+        code="BN900",
+        path=path or (shown if shown.endswith(".py") else None),
+        line=line,
+        details="".join(traceback.format_exception(error)),
+    )
+
+
+def place_of(error: BaseException, roots: tuple[str, ...]) -> tuple[str | None, int | None]:
+    """The innermost line of the user's files in a traceback, else the innermost outside torch."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_internal(frame.filename)]
+    own = [frame for frame in frames if is_user_file(frame.filename, roots)] or frames
+    if not own or own[-1].filename.startswith("<"):
+        return None, None
+    return display_path(Path(own[-1].filename)), own[-1].lineno
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else "no message"
+
+
+def roots_of(path: Path) -> tuple[str, ...]:
+    """The folders of the user's files around a file: its outermost package's parent, and the working folder."""
+    root = path.resolve().parent
+    while (root / "__init__.py").exists() and root.parent != root:
+        root = root.parent
+    return tuple(dict.fromkeys((str(root) + os.sep, str(Path.cwd()) + os.sep)))
