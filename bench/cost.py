@@ -15,12 +15,11 @@ machine. With `--limit` the exit status is 1 when the ratio of the wall medians 
 """
 
 import argparse
-import resource
 import statistics
 import sys
 import time
 
-from children import BNLINT, FOUND_OR_NOT, run_child
+from children import BNLINT, FOUND_OR_NOT, processor_seconds, run_child
 
 REFERENCE = """
 import importlib
@@ -50,11 +49,11 @@ def main() -> int:
     processor: dict[str, list[float]] = {name: [] for name in commands}
     for repetition in range(options.repetitions + 1):
         for name, command in commands.items():
-            before, start = _processor_seconds(), time.perf_counter()
+            before, start = processor_seconds(), time.perf_counter()
             run_child(command, FOUND_OR_NOT if name == "bnlint" else frozenset({0}))
             if repetition > 0:  # the first one fills the caches of the file system
                 wall[name].append(time.perf_counter() - start)
-                processor[name].append(_processor_seconds() - before)
+                processor[name].append(processor_seconds() - before)
 
     print(f"{options.target}, medians of {options.repetitions} runs in turns")
     print(f"{'':10} {'wall s':>7} {'from':>6} {'to':>6} {'processor s':>12}")
@@ -70,12 +69,6 @@ def main() -> int:
 
 def _ratio(seconds: dict[str, list[float]]) -> float:
     return statistics.median(seconds["bnlint"]) / statistics.median(seconds["reference"])
-
-
-def _processor_seconds() -> float:
-    """Of all processes that have ended below this one, user and system."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

@@ -9,12 +9,9 @@ status is 1 when it is above `--limit` megabytes.
 
 import argparse
 import json
-import resource
 import sys
 
-from children import BNLINT, FOUND_OR_NOT, run_child
-
-KILOBYTES_IN_A_MEGABYTE = 1024
+from children import BNLINT, FOUND_OR_NOT, peak_megabytes, run_child
 
 
 def main() -> int:
@@ -25,22 +22,17 @@ def main() -> int:
     options = parser.parse_args()
 
     run_child([sys.executable, "-c", "import torch"])
-    torch_alone = _peak()
+    torch_alone = peak_megabytes()
     command = [BNLINT, "check", options.target, "--batch-size", "1", "--output-format", "json"]
     (target,) = json.loads(run_child(command, FOUND_OR_NOT))["targets"]
     if target["status"] != "traced":
         raise SystemExit(f"{options.target} was not traced completely: {target}")
-    peak = _peak()
+    peak = peak_megabytes()
     print(
         f"{options.target}: {peak} MB resident at most; importing torch alone {torch_alone} MB, "
         f"limit {options.limit} MB"
     )
     return int(peak > options.limit)
-
-
-def _peak() -> int:
-    """The largest resident set, in megabytes, of any process that has ended below this one."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // KILOBYTES_IN_A_MEGABYTE
 
 
 if __name__ == "__main__":

@@ -30,11 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import zoo_models
+import zoo_report
 from results import Row, append, continued, read_rows
 from torch import nn
 from zoo_models import Family
+from zoo_report import is_complete, is_equal, listed, summary
 
 from bnlint.context import Context
 from bnlint.diagnostic import Diagnostic
@@ -94,7 +95,7 @@ def reference(family: Family, name: str, device: str) -> None:
 def measure(family: Family, name: str, truth: Row, rules: tuple[Loaded, ...], reference_first: bool) -> Row:
     """The row of one architecture."""
     make = zoo_models.constructor(family, name)
-    steps = {
+    steps: dict[str, Callable[[], Any]] = {
         "bnlint": functools.partial(check, make, _inputs(family, name, truth), rules),
         "reference": functools.partial(reference, family, name, truth["device"]),
     }
@@ -112,24 +113,14 @@ def measure(family: Family, name: str, truth: Row, rules: tuple[Loaded, ...], re
         "coverage": graph.coverage,
         "error": None if graph.error is None else f"{graph.error.type_name}: {graph.error.message}",
         "inputs_from": capture.inputs.stated_by if capture.inputs else None,
-        "paths": _modules(found, "BN101"),
-        "other_paths": _modules(item for item in found if item.code == "BN107" or _is_raising_group_norm(item)),
+        "one_value": [_finding(item) for item in found if _raises(item)],
         "truth_paths": truth["paths"],
         "truth_other_paths": truth["other_paths"],
         "truth_raised": truth["raised"],
         "at_1": _counts(found),
         "not_checked": sorted({item.code for item in not_checked}),
         "larger_batch_size": batch_size,
-        "at_larger": [
-            {
-                "code": item.code,
-                "severity": item.severity.value,
-                "module": item.module,
-                "message": item.message,
-                "place": None if item.location is None else f"{_short(item.location.path)}:{item.location.line}",
-            }
-            for item in larger.value[0]
-        ],
+        "at_larger": [_finding(item) for item in larger.value[0]],
         "bnlint_s": done["bnlint"].seconds,
         "reference_s": done["reference"].seconds,
         "larger_s": larger.seconds,
@@ -149,12 +140,20 @@ def _inputs(family: Family, name: str, truth: Row) -> ModelInputs | None:
     return ModelInputs(args=tuple(TensorShape(tuple(shape[1:])) for shape in truth["inputs"]), stated_by="--input")
 
 
-def _is_raising_group_norm(item: Diagnostic) -> bool:
-    return item.code == "BN106" and "raises" in item.message
+def _raises(item: Diagnostic) -> bool:
+    """Whether a finding says that this forward raises torch's one-value error."""
+    return item.code in ("BN101", "BN107") or (item.code == "BN106" and "raises" in item.message)
 
 
-def _modules(found: Iterable[Diagnostic], code: str | None = None) -> list[str]:
-    return sorted({item.module or "" for item in found if code in (None, item.code)})
+def _finding(item: Diagnostic) -> Row:
+    place = item.location
+    return {
+        "code": item.code,
+        "severity": item.severity.value,
+        "module": item.module,
+        "message": item.message,
+        "place": None if place is None else f"{_short(place.path)}:{place.line}",
+    }
 
 
 def _counts(found: Iterable[Diagnostic]) -> dict[str, int]:
@@ -165,32 +164,6 @@ def _counts(found: Iterable[Diagnostic]) -> dict[str, int]:
 def _short(path: str) -> str:
     """A path from the library's name on, the same on every machine."""
     return path.rpartition("site-packages/")[2]
-
-
-def is_complete(row: Row) -> bool:
-    """Whether the whole forward was recorded."""
-    return "failed" not in row and row["coverage"] == 1 and row["error"] is None
-
-
-def is_equal(row: Row) -> bool:
-    """Whether bnlint and the truth agree on the verdict and on every module."""
-    return (
-        "failed" not in row
-        and row["paths"] == sorted(row["truth_paths"])
-        and row["other_paths"] == sorted(row["truth_other_paths"])
-        and bool(row["paths"] or row["other_paths"]) == row["truth_raised"]
-    )
-
-
-def summary(family: str, rows: list[Row]) -> str:
-    """The figures of one family in one line."""
-    timed_rows = [row for row in rows if "failed" not in row]
-    bnlint_s, reference_s = (sum(row[key] for row in timed_rows) for key in ("bnlint_s", "reference_s"))
-    ratio = f"{bnlint_s / reference_s:.2f}" if reference_s else "unknown"
-    return (
-        f"{family}: traced completely {sum(map(is_complete, rows))} of {len(rows)}, verdict and list equal "
-        f"{sum(map(is_equal, rows))} of {len(rows)}, time ratio {ratio} ({bnlint_s:.1f} s against {reference_s:.1f} s)"
-    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -230,19 +203,27 @@ def run(options: argparse.Namespace) -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=zoo_models.FAMILIES)
+    parser.add_argument("--report", nargs="+", type=Path, metavar="FILE", help="write docs/zoo.md from these results")
     parser.add_argument("--truth", type=Path, help="what truth.py measured")
     parser.add_argument("--out", type=Path, help="JSON lines file of results, continued if there")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="names to run, with shell wildcards")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th of these names")
     options = parser.parse_args()
+    if options.report is None and None in (options.family, options.truth, options.out):
+        parser.error("give --family, --truth and --out to measure, or --report to write the document")
     return options
 
 
 def main() -> int:
     """Measure a family, or write the document from the results."""
     options = _options()
-    torch.set_num_threads(1)
-    return run(options)
+    if options.report is None:
+        return run(options)
+    text, unexplained = zoo_report.document([row for file in options.report for row in read_rows(file).values()])
+    print(text, end="")
+    for line in unexplained:
+        print(f"no reason in zoo_reasons.py for {line}", file=sys.stderr)
+    return 1 if unexplained else 0
 
 
 if __name__ == "__main__":

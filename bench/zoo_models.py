@@ -9,7 +9,6 @@ import functools
 import importlib
 import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal

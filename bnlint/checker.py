@@ -96,7 +96,12 @@ def _check_item(
     if result.status == "modules" and not item.explicit:
         result = _milder(result, spec, options, seen)
     seen.add(item, result, found)
-    return replace(result, notes=(*item.notes, *map(str, built.weights)))
+    named = _named_input(item, built.model, options)
+    return replace(
+        result,
+        notes=(*item.notes, *map(str, built.weights)),
+        data={} if named is None else {"named_input": named},
+    )
 
 
 def _milder(result: TargetResult, spec: str, options: Options, seen: _SeenFile) -> TargetResult:
@@ -196,13 +201,19 @@ def _inputs_for(
     target: LoadedTarget, model: nn.Module, options: Options, training: TrainingConfig
 ) -> ModelInputs | None:
     """The inputs that the user states for a target: by its name, else for every target."""
-    for name in (target.name, target.name.rpartition(":")[2], target.class_name, type(model).__name__):
-        if name in options.named_inputs:
-            return model_inputs.given(read_inputs(options.named_inputs[name]), model, f"--input {name}=")
+    name = _named_input(target, model, options)
+    if name is not None:
+        return model_inputs.given(read_inputs(options.named_inputs[name]), model, f"--input {name}=")
     if training.inputs is None:
         return None
     source = training.sources.get("inputs")
     return model_inputs.given(training.inputs, model, source.text if source else "inputs")
+
+
+def _named_input(target: LoadedTarget, model: nn.Module, options: Options) -> str | None:
+    """The name in `--input Name=...` that means this target: its own, its object's or its class's."""
+    names = (target.name, target.name.rpartition(":")[2], target.class_name, type(model).__name__)
+    return next((name for name in names if name in options.named_inputs), None)
 
 
 @dataclass

@@ -459,3 +459,20 @@ def test_a_rule_that_keeps_to_its_cases_passes(capsys: pytest.CaptureFixture[str
 def test_a_training_file_is_looked_for_before_anything_is_started() -> None:
     with pytest.raises(UsageError):
         options_of("--training", "no.yaml")
+
+
+def test_a_named_input_that_no_target_answers_to_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("from torch import nn\nmodel = nn.Linear(3, 4)\n")
+    result = bnlint("check", "model.py", "--input", "Gnerator=3", cwd=tmp_path)
+    assert result.status == 2
+    assert "--input Gnerator=... names no target" in result.err
+    assert bnlint("check", "model.py", "--input", "Linear=3", cwd=tmp_path).status == 0
+
+
+def test_the_training_file_names_the_model(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("from torch import nn\nmodel = nn.BatchNorm1d(3, momentum=0.9)\n")
+    (tmp_path / "train.yaml").write_text("model: model.py:model\ninputs: [[3]]\nbatch_size: 16\n")
+    (tmp_path / "other.py").write_text("import torch\nraise RuntimeError\n")
+    result = bnlint("check", "--training", "train.yaml", "--output-format", "concise", cwd=tmp_path)
+    assert (result.status, result.out.count("\n")) == (1, 1)
+    assert "BN201" in result.out

@@ -347,7 +347,8 @@ def test_an_endless_target_ends_with_its_parent(tmp_path: Path, number: int, sta
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for((tmp_path / "pid").exists, "the target never started")
+    wait_for(lambda: (tmp_path / "pid").exists() or parent.poll() is not None, "the target never started")
+    assert parent.poll() is None, parent.communicate()
     child = int((tmp_path / "pid").read_text(encoding="utf-8"))
     parent.send_signal(number)
     out, err = parent.communicate(timeout=SECONDS)

@@ -29,10 +29,11 @@ def run_check(values: Mapping[str, Any]) -> int:
     out = terminal(values["color"], to_file=values["output_file"] is not None)
     talkative = values["verbose"] or values["debug"]
     started = time.monotonic()
+    options = make_options(values)
     outcome = run(
         "check",
-        values["targets"] or (".",),
-        make_options(values),
+        values["targets"] or _stated_targets(options) or (".",),
+        options,
         exclude=values["exclude"],
         listener=_listener(quiet=values["quiet"], talkative=talkative),
     )
@@ -42,7 +43,39 @@ def run_check(values: Mapping[str, Any]) -> int:
         _say_without_model(outcome.without_model, talkative)
     if _complained(outcome, values["debug"]):
         return 2
+    _require_use_of_inputs(outcome.report, options)
     return int(outcome.report.fails(Severity(values["fail_level"])) and not values["exit_zero"])
+
+
+def _stated_targets(options: Options) -> tuple[str, ...]:
+    """The model that the training files name; its path counts from the file that names it, else from here."""
+    if not options.training_files:
+        return ()
+    from bnlint.training.flags import resolve
+
+    config = resolve(options).config
+    if config.model is None:
+        return ()
+    file = config.sources["model"].text.rpartition(":")[0]
+    beside = Path(file).parent / config.model
+    exists = Path(str(beside).rpartition(".py")[0] + ".py").is_file()
+    return (str(beside) if exists else config.model,)
+
+
+def _require_use_of_inputs(report: Report, options: Options) -> None:
+    """Raise `UsageError` for an `--input Name=...` that no target answers to, where all were seen."""
+    failed = [target.target for target in report.targets if target.status == "failed"]
+    if any(name.endswith(".py") for name in failed):
+        return  # a file that could not be imported may hold any model
+    used = {target.data.get("named_input") for target in report.targets}
+    used.update(name.rpartition(":")[2].partition("(")[0] for name in failed)
+    unused = [name for name in options.named_inputs if name not in used]
+    if unused:
+        known = ", ".join(target.target for target in report.targets) or "none"
+        raise UsageError(
+            f"--input {unused[0]}=... names no target that was checked",
+            f"name a target, its object or its class; the targets are: {known}",
+        )
 
 
 def run_view(command: str, values: Mapping[str, Any]) -> int:

@@ -64,6 +64,7 @@ class Capture:
         self._graphs: dict[int, ModelGraph] = {}
         self._outputs: dict[int, Any] = {}
         self._real: nn.Module | None = None
+        self._varying: frozenset[tuple[int, str]] | None = None  # known once the recording needs real values
         self._input_error: ForwardError | None = None
         self.inputs = inputs or model_inputs.stated_by_model(self.model) or self._assumed_inputs()
         if self.inputs is not None and _is_lazy(self.model):
@@ -123,6 +124,8 @@ class Capture:
                 coverage=0.0,
                 error=self._input_error,
             )
+        if self._varying is not None and self._real is not None:
+            return _marked(self._record(self._real, batch_size, "real"), self._varying)
         graph = self._record(self.model, batch_size, "meta")
         if graph.error is None:
             return graph
@@ -133,7 +136,8 @@ class Capture:
         if second.error is not None:
             # real values change nothing: the model itself is at fault
             return self._with_parts(second if second.coverage >= graph.coverage else graph)
-        return _data_dependence(second, self._record(real, batch_size, "real", seed=1))
+        self._varying = _varying_calls(second, self._record(real, batch_size, "real", seed=1))
+        return _marked(second, self._varying)
 
     def _record(self, model: nn.Module, batch_size: int, step: str, seed: int = 0) -> ModelGraph:
         assert self.inputs is not None
@@ -201,13 +205,13 @@ class Capture:
 
     def _plain_output(self, batch_size: int) -> Any:
         """One forward without recording."""
-        known = next(iter(self._graphs.values()), None)
-        if self.inputs is None or (known is not None and known.step != "meta"):
-            return self.graph(batch_size).output
-        args, kwargs = self.inputs.tensors(batch_size, _meta_tensor)
+        if self.inputs is None:
+            return None
+        real = self._real if self._varying is not None else None
+        args, kwargs = self.inputs.tensors(batch_size, _meta_tensor if real is None else _real_tensor)
         try:
             with rng_kept(), weights_answered([]), norms_intercepted(), torch.no_grad():
-                return shapes(self.model(*args, **kwargs))
+                return shapes((real or self.model)(*args, **kwargs))
         except (Exception, SystemExit):  # the recorder knows more ways to get on
             return self.graph(batch_size).output
 
@@ -372,16 +376,26 @@ def _real_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return torch.randint(0, 2, shape, dtype=dtype)
 
 
-def _data_dependence(first: ModelGraph, second: ModelGraph) -> ModelGraph:
-    """The first graph, with norm calls marked whose rows differ between two runs on different data."""
+def _varying_calls(first: ModelGraph, second: ModelGraph) -> frozenset[tuple[int, str]]:
+    """The norm calls, by number and path, whose rows differ between two recordings on different data."""
     if len(first.norm_calls) != len(second.norm_calls):
-        return first
-    calls = []
-    for one, other in zip(first.norm_calls, second.norm_calls, strict=True):
-        if one.path == other.path and not one.data_dependent and _rows_differ(one.shape, other.shape):
-            one = replace(one, data_dependent=True, data_dependent_origin="values of the input")
-        calls.append(one)
-    return replace(first, norm_calls=tuple(calls))
+        return frozenset()
+    return frozenset(
+        (index, one.path)
+        for index, (one, other) in enumerate(zip(first.norm_calls, second.norm_calls, strict=True))
+        if one.path == other.path and _rows_differ(one.shape, other.shape)
+    )
+
+
+def _marked(graph: ModelGraph, varying: frozenset[tuple[int, str]]) -> ModelGraph:
+    """The graph with these norm calls marked as data-dependent."""
+    calls = (
+        replace(call, data_dependent=True, data_dependent_origin="values of the input")
+        if (index, call.path) in varying and not call.data_dependent
+        else call
+        for index, call in enumerate(graph.norm_calls)
+    )
+    return replace(graph, norm_calls=tuple(calls))
 
 
 def _rows_differ(one: tuple[int, ...], other: tuple[int, ...]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import linecache
 import os
+import sysconfig
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -18,6 +19,7 @@ import bnlint
 from bnlint.diagnostic import Span
 from bnlint.source.file import display_path
 
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 _INTERNAL = (
     str(Path(torch.__file__).parent) + os.sep,
     str(Path(bnlint.__file__).parent) + os.sep,
@@ -29,10 +31,11 @@ _spans: dict[tuple[str, CodeType, int], Span | None] = {}
 
 
 def is_internal(filename: str) -> bool:
-    """Whether a file belongs to torch, to bnlint or to the import system: never the line a user looks for."""
+    """Whether a file belongs to torch, to bnlint or to Python itself: never the line a user looks for."""
     known = _internal_files.get(filename)
     if known is None:
-        known = _internal_files[filename] = filename.startswith(_INTERNAL)
+        standard = filename.startswith(_STANDARD_LIBRARY) and "site-packages" not in filename
+        known = _internal_files[filename] = standard or filename.startswith(_INTERNAL)
     return known
 
 

@@ -250,7 +250,8 @@ model = Sequence()
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
-        if _has_parts(context.model):
+        judged = {*AXIS_ARGUMENT, *SOFTMAX_MODULES, *RECURRENT, "MultiheadAttention"}
+        if _has_parts(context.model) or not any(node.meta["op"] in judged for node in context.graph().fx.nodes):
             return
         small, large = context.graph(SMALL), context.graph(LARGE)
         axes = _batch_axes(small, large)
