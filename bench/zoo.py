@@ -190,10 +190,8 @@ def run(options: argparse.Namespace) -> int:
         if "failed" in row:
             print(f"  {row['name']}: {row['failed']}")
         elif not is_equal(row):
-            print(
-                f"  {row['name']}: found {row['paths']} {row['other_paths']}, "
-                f"truth {row['truth_paths']} {row['truth_other_paths']}"
-            )
+            found = listed(row, batch=True) + listed(row, batch=False)
+            print(f"  {row['name']}: found {found}, truth {row['truth_paths'] + row['truth_other_paths']}")
         elif not is_complete(row):
             print(f"  {row['name']}: coverage {row['coverage']:.0%}, {row['error']}")
     print(summary(family, rows))

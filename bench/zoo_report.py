@@ -90,7 +90,9 @@ def _figures(families: dict[str, list[Row]]) -> str:
         "of these on meta tensors, without values": count(lambda row: row.get("step") == "meta"),
         "verdict at batch size 1 and list of norms equal to the truth": count(is_equal),
         "raise at batch size 1": count(lambda row: bool(row.get("truth_raised"))),
-        "norms with one value at batch size 1": lambda rows: f"{sum(len(row['one_value']) for row in _checked(rows)):,}",
+        "norms with one value at batch size 1": lambda rows: (
+            f"{sum(len(row['one_value']) for row in _checked(rows)):,}"
+        ),
         "errors and warnings at the larger batch size": lambda rows: f"{_serious(rows):,}",
         "seconds of bnlint": lambda rows: f"{_total(rows, 'bnlint_s'):.0f}",
         "seconds of a plain build and one plain forward": lambda rows: f"{_total(rows, 'reference_s'):.0f}",
@@ -192,5 +194,3 @@ def summary(family: str, rows: list[Row]) -> str:
         f"{family}: traced completely {sum(map(is_complete, rows))} of {len(rows)}, verdict and list equal "
         f"{sum(map(is_equal, rows))} of {len(rows)}, time ratio {ratio} ({bnlint_s:.1f} s against {reference_s:.1f} s)"
     )
-
-

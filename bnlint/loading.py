@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from bnlint.errors import TargetError, UsageError
-from bnlint.graph.build import WeightsNotLoaded, rng_kept, weights_answered, without_initialisation
+from bnlint.graph.build import rng_kept, without_initialisation
 from bnlint.graph.devices import devices_answered
 from bnlint.graph.frames import is_internal, is_user_file
 from bnlint.graph.spans import construction_spans
+from bnlint.graph.weights import WeightsNotLoaded, weights_answered
 from bnlint.source.file import SourceFile, display_path
 from bnlint.source.slice import module_slice
 
@@ -160,6 +161,9 @@ def _cannot_import(shown: str, roots: tuple[str, ...], error: BaseException) -> 
     if isinstance(error, SystemExit):
         message = f"the file ends the process while it is imported (exit status {error.code!r})"
         hint = "move the call that exits under `if __name__ == '__main__':`, or give its arguments defaults"
+    elif is_download(error):
+        message = f"the file wants to download while it is imported: {first_line(error)}"
+        hint = NO_DOWNLOADS
     elif isinstance(error, ImportError):
         message = f"import fails: {first_line(error)}"
         hint = "install what is missing into the environment that bnlint runs in, or run bnlint from the project's root"
@@ -173,6 +177,21 @@ def _cannot_import(shown: str, roots: tuple[str, ...], error: BaseException) -> 
         path=path or (shown if shown.endswith(".py") else None),
         line=line,
         details="".join(traceback.format_exception(error)),
+    )
+
+
+NO_DOWNLOADS = (
+    "bnlint downloads nothing: build without pretrained weights (pretrained=False, weights=None, from_config(...))"
+)
+
+
+def is_download(error: BaseException) -> bool:
+    """Whether something failed because it could not be fetched."""
+    causes = [error, error.__cause__, error.__context__]
+    words = " ".join(f"{type(item).__name__} {item}" for item in causes if item is not None).lower()
+    return any(
+        sign in words
+        for sign in ("localentrynotfound", "offlinemode", "urlerror", "internet connection", "couldn't connect")
     )
 
 

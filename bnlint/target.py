@@ -16,7 +16,16 @@ from torch import nn
 from bnlint.errors import TargetError, UsageError
 from bnlint.files import split_file
 from bnlint.graph.build import BuildFailure, Built, build
-from bnlint.loading import execute, first_in_path, first_line, imports, place_of, roots_of
+from bnlint.loading import (
+    NO_DOWNLOADS,
+    execute,
+    first_in_path,
+    first_line,
+    imports,
+    is_download,
+    place_of,
+    roots_of,
+)
 from bnlint.source.discover import Candidates, Unbuildable, find_candidates
 from bnlint.source.file import SourceFile, display_path
 
@@ -295,6 +304,10 @@ def _cannot_build(target: LoadedTarget, failure: BuildFailure) -> TargetError:
         path, line = display_path(target.source.path), _definition_line(target)
     reason = f"{type(cause).__name__}: {first_line(cause)}"
     hint = f"name the arguments it needs, as in bnlint check '{target.name}(...)', or add a build_model() that works"
+    if failure.weights:
+        hint = f"{failure.weights[-1]}; name a way to build it that needs no checkpoint"
+    if is_download(cause):
+        hint = NO_DOWNLOADS
     if isinstance(cause, ImportError):
         hint = "install what is missing into the environment that bnlint runs in"
     if isinstance(cause, SystemExit):

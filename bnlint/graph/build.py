@@ -18,43 +18,12 @@ from torch.overrides import TorchFunctionMode
 
 from bnlint.graph.devices import devices_answered
 from bnlint.graph.spans import construction_spans
+from bnlint.graph.weights import WeightsNotLoaded, weights_answered
 
 _INITIALISERS = frozenset(
     {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
      "xavier_normal_", "orthogonal_", "erfinv_", "exponential_", "log_normal_", "cauchy_"}
 )  # fmt: skip
-
-
-class Weights(dict[Any, Any]):
-    """What stands for a checkpoint that was not loaded: every key gives another one, there is nothing inside."""
-
-    def __missing__(self, key: Any) -> Weights:
-        return Weights()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Weights()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Weights:
-        return Weights()
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        return Weights()
-
-    def pop(self, key: Any, default: Any = None) -> Any:
-        return Weights()
-
-
-class WeightsNotLoaded(NamedTuple):
-    """One attempt to load weights: the function and what it was asked for."""
-
-    function: str
-    argument: str
-
-    def __str__(self) -> str:
-        advice = "; give pretrained=False or weights=None where you want none" if "url" in self.function else ""
-        return f"weights were not loaded: {self.function}({self.argument}){advice}"
 
 
 class _SkipInitialisation(TorchFunctionMode):
@@ -69,37 +38,6 @@ class _SkipInitialisation(TorchFunctionMode):
 
 
 @contextmanager
-def weights_answered(attempts: list[WeightsNotLoaded]) -> Iterator[None]:
-    """While active, loading weights gives nothing and is noted in `attempts`: no file is read, nothing downloaded."""
-    import torch.hub
-    import torch.utils.model_zoo
-
-    def answer(function: str) -> Callable[..., Any]:
-        def load(*args: Any, **kwargs: Any) -> Weights:
-            first = args[0] if args else next(iter(kwargs.values()), "")
-            attempts.append(WeightsNotLoaded(function, str(first)[:200]))
-            return Weights()
-
-        return load
-
-    def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return torch.nn.modules.module._IncompatibleKeys([], [])
-
-    with ExitStack() as stack:
-
-        def patch(owner: Any, name: str, value: Any) -> None:
-            stack.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, value)
-
-        patch(torch, "load", answer("torch.load"))
-        patch(torch.hub, "load_state_dict_from_url", answer("load_state_dict_from_url"))
-        patch(torch.hub, "download_url_to_file", answer("download_url_to_file"))
-        patch(torch.utils.model_zoo, "load_url", answer("load_url"))
-        patch(nn.Module, "load_state_dict", load_state_dict)
-        yield
-
-
-@contextmanager
 def without_initialisation() -> Iterator[None]:
     """While active, weight initialisers return at once."""
     with _SkipInitialisation():
@@ -107,11 +45,12 @@ def without_initialisation() -> Iterator[None]:
 
 
 class BuildFailure(Exception):
-    """Every step of the ladder failed; `cause` is what the plain construction raised."""
+    """Every step of the ladder failed; `cause` is what the plain construction raised, after it asked for `weights`."""
 
-    def __init__(self, cause: BaseException) -> None:
+    def __init__(self, cause: BaseException, weights: tuple[WeightsNotLoaded, ...]) -> None:
         super().__init__(str(cause))
         self.cause = cause
+        self.weights = weights
         self.details = "".join(traceback.format_exception(cause))
 
 
@@ -130,6 +69,7 @@ def build(make: Callable[[], Any], roots: tuple[str, ...], *, values: bool = Fal
     is not checked.
     """
     failure: BaseException | None = None
+    attempts: list[WeightsNotLoaded] = []
     steps: Mapping[str, Callable[[], Any]] = {
         "meta": lambda: torch.device("meta"),
         "uninitialised": without_initialisation,
@@ -138,7 +78,7 @@ def build(make: Callable[[], Any], roots: tuple[str, ...], *, values: bool = Fal
     for step, context in steps.items():
         if values and step != "plain":
             continue
-        attempts: list[WeightsNotLoaded] = []
+        attempts.clear()
         try:
             with (
                 rng_kept(),
@@ -151,7 +91,7 @@ def build(make: Callable[[], Any], roots: tuple[str, ...], *, values: bool = Fal
         except (Exception, SystemExit) as error:
             failure = error
     assert failure is not None
-    raise BuildFailure(failure) from failure
+    raise BuildFailure(failure, tuple(dict.fromkeys(attempts))) from failure
 
 
 @contextmanager

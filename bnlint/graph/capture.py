@@ -22,7 +22,7 @@ from torch import fx, nn
 from bnlint.diagnostic import Edit, Fix, Span
 from bnlint.errors import TargetError
 from bnlint.graph import inputs as model_inputs
-from bnlint.graph.build import Built, rng_kept, weights_answered
+from bnlint.graph.build import Built, rng_kept
 from bnlint.graph.inputs import DetectionInputs, ModelInputs
 from bnlint.graph.intercept import norms_intercepted
 from bnlint.graph.layer import Layer, NormCall
@@ -32,6 +32,7 @@ from bnlint.graph.nested import shapes
 from bnlint.graph.norms import layers_of
 from bnlint.graph.record import Recorder
 from bnlint.graph.spans import span_of_module
+from bnlint.graph.weights import weights_answered
 from bnlint.source.edits import POSITIONS, fix_with, replace_argument, replace_span
 from bnlint.source.file import SourceFile
 
