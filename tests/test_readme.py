@@ -37,7 +37,7 @@ def test_flags_of_check_are_all_named() -> None:
 
 
 def test_training_file_example_is_read_without_an_error(tmp_path: Path) -> None:
-    [example] = re.findall(r"^```yaml\n(inputs:.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    [example] = re.findall(r"^```yaml\n(model:.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
     training = tmp_path / "training.yaml"
     training.write_text(example)
     model = "examples/aspp_image_pooling/repaired.py"

@@ -28,7 +28,6 @@ class Sizes:
     def __init__(self) -> None:
         self.by_mask: dict[int, tuple[Tensor, int]] = {}
         self.origins: dict[int, str] = {}  # prime -> the operation that it stands for
-        self.pending: str | None = None
 
     def size_for(self, recorder: Recorder, mask: Tensor, operation: str) -> int | None:
         """The size that stands for the number of true elements of a mask; None when no input decides it."""
