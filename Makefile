@@ -1,5 +1,5 @@
 # Everything runs in .venv, which make creates: a machine needs make and Python 3.11 or newer, nothing else.
-.PHONY: test lint demo readme picture clean
+.PHONY: test lint demo readme picture clean bench
 .DEFAULT_GOAL := test
 
 # The first Python on the machine that is new enough; `make PYTHON=python3.12 test` chooses another.
@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 
 BIN := .venv/bin
 READY := .venv/ready
+RESULTS := bench/results
 EXAMPLE := examples/aspp_image_pooling
 FACTS := --batch-size 1 --input 3,65,65
 
@@ -40,6 +41,17 @@ readme: $(READY)
 
 picture: $(READY)
 	$(BIN)/python docs/picture.py $(EXAMPLE)/faulty.py $(FACTS)
+
+# About an hour on two cores; a stopped run continues. See bench/README.md.
+bench: $(READY)
+	set -e; for family in timm torchvision; do \
+		$(BIN)/python bench/truth.py --family $$family --out $(RESULTS)/truth/$$family.jsonl; \
+		$(BIN)/python bench/zoo.py --family $$family --truth $(RESULTS)/truth/$$family.jsonl \
+			--out $(RESULTS)/zoo/$$family.jsonl; \
+	done
+	$(BIN)/python bench/zoo.py --report $(RESULTS)/zoo/timm.jsonl $(RESULTS)/zoo/torchvision.jsonl --out docs/zoo.md
+	$(BIN)/python bench/memory.py --limit 2000
+	$(BIN)/python bench/cost.py --limit 1.3
 
 clean:
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

@@ -2,7 +2,7 @@
 
     python bench/zoo.py --family timm --truth truth/timm.jsonl --out zoo/timm.jsonl
     python bench/zoo.py --family torchvision --truth truth/torchvision.jsonl --out zoo/torchvision.jsonl
-    python bench/zoo.py --report zoo/timm.jsonl zoo/torchvision.jsonl > docs/zoo.md
+    python bench/zoo.py --report zoo/timm.jsonl zoo/torchvision.jsonl --out docs/zoo.md
 
 Each architecture is built, captured and checked by the same functions that `bnlint check` calls, in this process:
 
@@ -203,7 +203,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--family", choices=zoo_models.FAMILIES)
     parser.add_argument("--report", nargs="+", type=Path, metavar="FILE", help="write docs/zoo.md from these results")
     parser.add_argument("--truth", type=Path, help="what truth.py measured")
-    parser.add_argument("--out", type=Path, help="JSON lines file of results, continued if there")
+    parser.add_argument(
+        "--out", type=Path, help="JSON lines file of results, continued if there; with --report: the document"
+    )
     parser.add_argument("--only", default="*", metavar="PATTERN", help="names to run, with shell wildcards")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th of these names")
     options = parser.parse_args()
@@ -218,7 +220,10 @@ def main() -> int:
     if options.report is None:
         return run(options)
     text, unexplained = zoo_report.document([row for file in options.report for row in read_rows(file).values()])
-    print(text, end="")
+    if options.out is None:
+        print(text, end="")
+    else:
+        options.out.write_text(text)
     for line in unexplained:
         print(f"no reason in zoo_reasons.py for {line}", file=sys.stderr)
     return 1 if unexplained else 0

@@ -12,15 +12,14 @@ import torch.overrides
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from bnlint.graph import norms
+from bnlint.graph.meta_kernels import PLACES, answer
 
 
 @contextmanager
 def norms_intercepted() -> Iterator[None]:
     """While active, a norm over a single value does not raise: the rules judge it from its shape.
 
-    On meta tensors the norms are not computed at all: torch's kernels for them are Python there, slow, and the one of
-    batch norm divides by zero on a single value.
+    On meta tensors the norms and other operations that are slow there are answered by `meta_kernels`.
     """
 
     def unchecked(size: Any) -> None:
@@ -30,7 +29,7 @@ def norms_intercepted() -> Iterator[None]:
     patches: list[tuple[Any, str, Any]] = [
         (functional, "_verify_batch_size", unchecked),
         (functional, "_verify_spatial_size", unchecked),
-        *((torch, name, _shortcut(original)) for name, original in _NORM_KERNELS.items()),
+        *((owner, name, _shortcut(getattr(owner, name))) for owner, name in PLACES),
     ]
     with ExitStack() as stack:
         for owner, name, value in patches:
@@ -39,44 +38,14 @@ def norms_intercepted() -> Iterator[None]:
         yield
 
 
-_NORM_KERNELS = {
-    name: getattr(torch, name) for name in ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm")
-}
-
-
-KERNELS = frozenset(_NORM_KERNELS.values())
-
-
 def _shortcut(kernel: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         if torch.overrides.has_torch_function(args[:1]):
-            return kernel(*args, **kwargs)  # the recorder sees this call and comes back through `normalised`
-        result = normalised(kernel, args, kwargs)
+            return kernel(*args, **kwargs)  # the recorder sees this call, and asks for the answer itself
+        result = answer(kernel, args, kwargs)
         return kernel(*args, **kwargs) if result is None else result
 
     return run
-
-
-def normalised(kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """What a norm gives on a meta tensor, as far as shapes go; None where the real kernel has to answer."""
-    source = args[0] if args else None
-    if not isinstance(source, Tensor) or source.device.type != "meta" or source.dim() < 2:
-        return None
-    bound = norms.bind(kernel, args, kwargs)
-    if "normalized_shape" in bound:
-        width = tuple(bound["normalized_shape"])
-        if tuple(source.shape[-len(width) :]) != width:
-            return None
-        elements = math.prod(width)
-    else:
-        elements = source.shape[1]
-        if elements % int(bound.get("num_groups", 1)):
-            return None
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        tensor = bound.get(name)
-        if tensor is not None and tensor.numel() != elements:
-            return None
-    return source.clone()
 
 
 @contextmanager

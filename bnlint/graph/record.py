@@ -25,15 +25,14 @@ from bnlint.graph import datadependent, norms
 from bnlint.graph.devices import is_move, stay, without_device
 from bnlint.graph.frames import calling_frame, is_internal, span_of_frame
 from bnlint.graph.intercept import (
-    KERNELS,
     checkpoints_marked,
     despite_width,
     has_unusable_eps,
     has_wrong_width,
-    normalised,
     norms_intercepted,
 )
 from bnlint.graph.layer import Layer, NormCall
+from bnlint.graph.meta_kernels import KERNELS, answer
 from bnlint.graph.model_graph import ForwardError, ModelGraph
 from bnlint.graph.nested import dtypes, flat_shapes, holds_tensor, items, mapped, mixes_devices, shapes
 from bnlint.source.file import display_path
@@ -217,7 +216,7 @@ class Recorder(fx.Tracer):
 
     def run(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function; where a meta tensor meets one on the CPU, or a size depends on data, help it over."""
-        if func in KERNELS and (value := normalised(func, args, kwargs)) is not None:
+        if func in KERNELS and (value := answer(func, args, kwargs)) is not None:
             return value
         try:
             return func(*args, **kwargs)

@@ -250,8 +250,8 @@ model = Sequence()
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
-        judged = {*AXIS_ARGUMENT, *SOFTMAX_MODULES, *RECURRENT, "MultiheadAttention"}
-        if _has_parts(context.model) or not any(node.meta["op"] in judged for node in context.graph().fx.nodes):
+        known = context.graph()
+        if _has_parts(context.model) or not any(_may_mix(known, node) for node in known.fx.nodes):
             return
         small, large = context.graph(SMALL), context.graph(LARGE)
         axes = _batch_axes(small, large)
@@ -291,6 +291,23 @@ model = Sequence()
             )
         if order_unknown:
             yield self.not_checked("the input shape was assumed, so its first axis may hold samples or steps")
+
+
+def _may_mix(graph: ModelGraph, node: Node) -> bool:
+    """Whether a node works along an axis that is as long as the batch; without one nothing more is traced."""
+    name = str(node.meta["op"])
+    attends = name in RECURRENT or name == "MultiheadAttention"
+    if not node.all_input_nodes or not (attends or name in AXIS_ARGUMENT or name in SOFTMAX_MODULES):
+        return False
+    shape = node.all_input_nodes[0].meta.get("shape")
+    if not isinstance(shape, tuple) or not shape:
+        return False
+    if attends:
+        along = 1 if graph.node_module(node).batch_first else 0
+    else:
+        given = _given_axis(graph, node, name)
+        along = int(len(shape) not in (1, 3)) if given is None else given
+    return -len(shape) <= along < len(shape) and shape[along] == graph.batch_size
 
 
 def _has_parts(model: Any) -> bool:
