@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from bnlint.context import Context
+from bnlint.context import DEFAULT_BATCH_SIZE, Context
 from bnlint.diagnostic import Diagnostic, Fix, Severity, Span
 from bnlint.errors import TargetError, UsageError
 from bnlint.graph import inputs as model_inputs
@@ -81,13 +81,7 @@ def _check_item(
         return _milder(failed, spec, options, seen) if item.optional else failed
     read_source = _source_reader()
     try:
-        built = item.build()
-        capture = Capture(
-            built,
-            _inputs_for(item, built.model, options, training),
-            rebuild=item.rebuild,
-            read_source=read_source,
-        )
+        capture, notes = _captured(item, options, training, read_source)
     except TargetError as error:
         seen.complete = False
         return _failed(item.name, error, options)
@@ -96,12 +90,32 @@ def _check_item(
     if result.status == "modules" and not item.explicit:
         result = _milder(result, spec, options, seen)
     seen.add(item, result, found)
-    named = _named_input(item, built.model, options)
-    return replace(
-        result,
-        notes=(*item.notes, *map(str, built.weights)),
-        data={} if named is None else {"named_input": named},
-    )
+    named = _named_input(item, capture.model, options)
+    data = {} if named is None else {"named_input": named}
+    return replace(result, notes=(*item.notes, *map(str, capture.weights), *notes), data=data)
+
+
+def _captured(
+    item: LoadedTarget, options: Options, training: TrainingConfig, read_source: ReadSource
+) -> tuple[Capture, tuple[str, ...]]:
+    """The capture of a target, and notes for the reader. Raises `TargetError`.
+
+    Inputs stated for all targets alike are given up for a model that bnlint came upon and that does not take them: in
+    a file with a generator and a discriminator they mean one of the two.
+    """
+    built = item.build()
+    stated = _inputs_for(item, built.model, options, training)
+    capture = Capture(built, stated, rebuild=item.rebuild, read_source=read_source)
+    if stated is None or not item.one_of_several or _named_input(item, built.model, options) is not None:
+        return capture, ()
+    error = capture.graph(training.batch_size or DEFAULT_BATCH_SIZE).error
+    if error is None or error.values_missing:
+        return capture, ()
+    other = Capture(item.build(), None, rebuild=item.rebuild, read_source=read_source)
+    if other.inputs is None:
+        return capture, ()
+    name = item.name.rpartition(":")[2]
+    return other, (f"the stated input does not fit {name} and was not used for it; state one with --input {name}=...",)
 
 
 def _milder(result: TargetResult, spec: str, options: Options, seen: _SeenFile) -> TargetResult:

@@ -35,7 +35,8 @@ class LoadedTarget:
     """One model to check.
 
     `name` is how it is shown, `make` constructs it, `source` is the file that it was named in, `roots` the folders of
-    the user's files. `explicit` says that the user named this very object. `notes` are sentences for the reader.
+    the user's files. `explicit` says that the user named this very object,
+    `one_of_several` that its file may hold other models as well. `notes` are sentences for the reader.
     """
 
     name: str
@@ -44,6 +45,7 @@ class LoadedTarget:
     roots: tuple[str, ...]
     explicit: bool
     class_name: str = ""
+    one_of_several: bool = False
     notes: tuple[str, ...] = ()
 
     def build(self) -> Built:
@@ -202,12 +204,14 @@ def _discover(source: SourceFile, shown: str) -> Iterator[LoadedTarget | TargetE
         return
     namespace, notes = execute(source, wanted=None)
     roots = roots_of(source.path)
+    without_arguments = [root for root in candidates.root_classes if not root.required]
+    several = len(candidates.instances) + len(candidates.factories) + len(without_arguments) > 1
     covered: set[str] = set()
     failures: list[TargetError] = []
     found = 0
 
     def target(name: str, make: Callable[[], Any], class_name: str) -> LoadedTarget:
-        return LoadedTarget(f"{shown}:{name}", make, source, roots, False, class_name, notes)
+        return LoadedTarget(f"{shown}:{name}", make, source, roots, False, class_name, several, notes)
 
     for name, module in _instances(candidates, namespace):
         covered.add(type(module).__name__)
@@ -228,8 +232,7 @@ def _discover(source: SourceFile, shown: str) -> Iterator[LoadedTarget | TargetE
             covered.update(type(part).__name__ for part in built.model.modules())
             found += 1
             yield target(factory.name, function, type(built.model).__name__)
-    roots_without_arguments = (root for root in candidates.root_classes if not root.required)
-    for root in roots_without_arguments:
+    for root in without_arguments:
         cls = namespace.get(root.name)
         if root.name in covered or not isinstance(cls, type) or not issubclass(cls, nn.Module) or _is_loss(cls):
             continue

@@ -395,3 +395,34 @@ def test_a_target_string_and_a_training_file_are_read() -> None:
 def test_a_wrong_request_says_what_is_wrong(target: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(BnlintError, match=message):
         check(target, **arguments)
+
+
+def test_an_input_for_one_of_two_models_is_not_forced_on_the_other() -> None:
+    text = """
+class Generator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(100, 12)
+
+    def forward(self, z):
+        return self.fc(z).view(-1, 3, 2, 2)
+
+
+class Discriminator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 2)
+
+    def forward(self, x):
+        return self.conv(x)
+"""
+    generator, discriminator = lint(text, EveryBatchNorm, facts={"inputs": [[100]]})
+    assert generator.inputs == ((2, 100),) and not generator.assumed_inputs and not generator.notes
+    assert discriminator.status == "traced" and discriminator.assumed_inputs
+    assert "does not fit Discriminator" in discriminator.notes[0]
+
+
+@pytest.mark.parametrize("spec", ["model.py", "model.py:Net"])
+def test_a_single_or_named_model_gets_the_stated_input_whatever_happens(spec: str) -> None:
+    (result,) = lint(NET, EveryBatchNorm, spec=spec, facts={"inputs": [[4, 16, 16]]})
+    assert "BN902" in [item.code for item in result.diagnostics]

@@ -109,3 +109,13 @@ def rng_kept() -> Iterator[None]:
         torch.set_rng_state(torch_state)
         if numpy is not None and numpy_state is not None:
             numpy.random.set_state(numpy_state)
+
+
+def seeded(seed: int) -> None:
+    """Start all random generators anew, so that a forward that draws numbers runs the same way every time."""
+    import random
+
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)

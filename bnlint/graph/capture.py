@@ -22,7 +22,7 @@ from torch import fx, nn
 from bnlint.diagnostic import Edit, Fix, Span
 from bnlint.errors import TargetError
 from bnlint.graph import inputs as model_inputs
-from bnlint.graph.build import Built, rng_kept
+from bnlint.graph.build import Built, rng_kept, seeded
 from bnlint.graph.inputs import DetectionInputs, ModelInputs
 from bnlint.graph.intercept import norms_intercepted
 from bnlint.graph.layer import Layer, NormCall
@@ -143,7 +143,7 @@ class Capture:
     def _record(self, model: nn.Module, batch_size: int, step: str, seed: int = 0) -> ModelGraph:
         assert self.inputs is not None
         with rng_kept(), weights_answered([]):
-            torch.manual_seed(seed)
+            seeded(seed)
             make = _meta_tensor if step == "meta" else _real_tensor
             args, kwargs = self.inputs.tensors(batch_size, make)
             layers = self._by_path if model is self.model else self._layers_of_real()

@@ -137,7 +137,48 @@ model = Autoencoder()
             inputs=((4,),),
             note="not checked: another method of the model calls it",
         ),
+        Valid(
+            """\
+class DomainNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList([nn.BatchNorm1d(4) for _ in range(2)])
+        self.domain = 0
+
+    def forward(self, x):
+        return self.norms[self.domain](x)
+
+
+model = DomainNorm()
+""",
+            inputs=((4,),),
+            note="not checked: the training loop sets the domain, so another norm runs in the next step",
+        ),
+        Valid(
+            """\
+import random
+
+
+class StochasticDepth(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.BatchNorm1d(4) for _ in range(6)])
+
+    def forward(self, x):
+        for block in self.blocks:
+            if self.training and random.random() < 0.5:
+                continue
+            x = block(x)
+        return x
+
+
+model = StochasticDepth()
+""",
+            inputs=((4,),),
+            note="not checked: which blocks run is drawn anew in each step",
+        ),
     )
+
     invalid = (
         Invalid(
             """\
@@ -222,10 +263,13 @@ model = Net()
             if _optional(module, attribute):
                 uncertain.append(f"whether {layer.path} runs depends on an argument of the forward")
                 continue
+            if _chosen_at_run_time(module, attribute):
+                uncertain.append(f"which part of {_part_of(owner, attribute)} runs is chosen at run time")
+                continue
             if not raises and _other_entry(module, attribute):
                 uncertain.append(f"{layer.path} is run by another method than the forward")
                 continue
-            around = f"{owner}.{attribute}" if owner else attribute
+            around = _part_of(owner, attribute)
             inside = f" (nor is {around} around it)" if around != layer.path else ""
             cost = f"its {layer.parameters} parameters get no gradient" if layer.trainable else "no effect"
             ddp = ", and DistributedDataParallel raises in the second step" if raises else ""
@@ -242,6 +286,11 @@ model = Net()
         if uncertain:
             more = f", and {len(uncertain) - 1} more such norms" if len(uncertain) > 1 else ""
             yield self.not_checked(uncertain[0] + more)
+
+
+def _part_of(owner: str, attribute: str) -> str:
+    """The path of a part of a module."""
+    return f"{owner}.{attribute}" if owner else attribute
 
 
 def _touched(context: Context, graph: ModelGraph) -> Callable[[Layer], bool]:
@@ -321,6 +370,29 @@ def _optional(module: nn.Module, attribute: str) -> bool:
             return True
         leaves = any(isinstance(node, ast.Return) for node in ast.walk(branch))
         if leaves and any(node.lineno > branch.lineno for node in _mentions(forward, attribute)):
+            return True
+    return False
+
+
+def _chosen_at_run_time(module: nn.Module, attribute: str) -> bool:
+    """Whether the forward picks an item of a part by a value, as `self.norms[self.domain]`, or draws at random."""
+    forward = _parse(type(module).forward)
+    if forward is None:
+        return False
+    counters = {
+        name.id
+        for loop in ast.walk(forward)
+        if isinstance(loop, (ast.For, ast.comprehension))
+        for name in ast.walk(loop.target)
+        if isinstance(name, ast.Name)
+    }
+    for node in ast.walk(forward):
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith(("random.", "np.random.", "numpy.random.")):
+            return True
+        if not isinstance(node, ast.Subscript) or not _is_part(node, attribute):
+            continue
+        names = {name.id for name in ast.walk(node.slice) if isinstance(name, ast.Name)}
+        if names - counters:
             return True
     return False
 
