@@ -78,6 +78,16 @@ class Context:
         return dict(tensors(self.output_shape(batch_size), ()))
 
     @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module by its path, in `named_modules()` order."""
+        return self._capture.modules
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter by its path, a shared one under each of its paths."""
+        return self._capture.parameters
+
+    @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """Every norm layer of the module tree, in `named_modules()` order, called or not."""
         return self._capture.layers

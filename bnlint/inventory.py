@@ -14,6 +14,7 @@ from bnlint.context import Context
 from bnlint.diagnostic import Diagnostic, Severity
 from bnlint.graph.layer import NormCall
 from bnlint.graph.model_graph import ModelGraph
+from bnlint.graph.modules import walk, walk_parameters
 from bnlint.options import Options
 from bnlint.registry import OWN_DISTRIBUTION, Loaded
 from bnlint.report.report import TargetResult
@@ -67,7 +68,8 @@ def describe(context: Context) -> dict[str, Any]:
 
 
 def _totals(context: Context) -> dict[str, int]:
-    total = sum(parameter.numel() for parameter in context.model.parameters() if not nn.parameter.is_lazy(parameter))
+    unique = {id(parameter): parameter for _, parameter in walk_parameters(context.model)}
+    total = sum(parameter.numel() for parameter in unique.values() if not nn.parameter.is_lazy(parameter))
     norm = sum(layer.parameters for layer in context.layers)
     return {"norm": norm, "other": total - norm, "total": total}
 
@@ -100,7 +102,7 @@ def _raises(call: NormCall, batch_size: int) -> bool:
 def _modules(model: nn.Module, graph: ModelGraph) -> Iterator[dict[str, Any]]:
     """Every module with the shapes of its first call: what comes in from outside it, what goes out of it."""
     values = {call.path: call.values for call in reversed(graph.norm_calls)}
-    for path, module in model.named_modules():
+    for path, module in walk(model):
         called = path in graph.called_modules
         inner = _first_call(graph, path) if called else []
         yield {

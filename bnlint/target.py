@@ -16,6 +16,7 @@ from torch import nn
 from bnlint.errors import TargetError, UsageError
 from bnlint.files import split_file
 from bnlint.graph.build import BuildFailure, Built, build
+from bnlint.graph.modules import walk
 from bnlint.loading import (
     NO_DOWNLOADS,
     execute,
@@ -229,7 +230,7 @@ def _discover(source: SourceFile, shown: str) -> Iterator[LoadedTarget | TargetE
             continue
         if isinstance(built.model, nn.Module):
             covered.add(type(built.model).__name__)
-            covered.update(type(part).__name__ for part in built.model.modules())
+            covered.update(type(part).__name__ for _, part in walk(built.model))
             found += 1
             yield target(factory.name, function, type(built.model).__name__)
     for root in without_arguments:
@@ -270,7 +271,7 @@ def _instances(candidates: Candidates, namespace: dict[str, Any]) -> Iterator[tu
         for name in candidates.instances
         if isinstance(value := namespace.get(name), nn.Module) and not _is_loss(type(value))
     }
-    parts = {id(part) for module in modules.values() for part in module.modules() if part is not module}
+    parts = {id(part) for module in modules.values() for _, part in walk(module) if part is not module}
     seen: set[int] = set()
     for name, module in modules.items():
         if id(module) not in parts and id(module) not in seen:

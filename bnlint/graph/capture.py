@@ -28,6 +28,7 @@ from bnlint.graph.intercept import norms_intercepted
 from bnlint.graph.layer import Layer, NormCall
 from bnlint.graph.live_spans import live_span
 from bnlint.graph.model_graph import ForwardError, ModelGraph
+from bnlint.graph.modules import train, walk, walk_parameters
 from bnlint.graph.nested import shapes
 from bnlint.graph.norms import layers_of
 from bnlint.graph.record import Recorder
@@ -57,7 +58,7 @@ class Capture:
         read_source: Callable[[Path], SourceFile | None] = lambda path: None,
     ) -> None:
         self.model = on_meta(built.model)
-        self.model.train()
+        train(self.model)
         self.build_step = built.step
         self.weights = built.weights
         self._rebuild = rebuild
@@ -71,7 +72,7 @@ class Capture:
         if self.inputs is not None and _is_lazy(self.model):
             self._record(self.model, 2, "meta")  # lazy layers get their sizes from a first forward
             del self._by_path
-        self._modules = dict(self.model.named_modules())
+        self._modules = dict(walk(self.model))
 
     # What rules ask ---------------------------------------------------------------------------------------------
 
@@ -97,6 +98,16 @@ class Capture:
         if batch_size not in self._outputs:
             self._outputs[batch_size] = self._plain_output(batch_size)
         return self._outputs[batch_size]
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module of the model by its path."""
+        return self._modules
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter of the model by its path, a shared one under each of its paths."""
+        return dict(walk_parameters(self.model))
 
     def span(self, path: str) -> Span | None:
         """The call that constructed the module at a path."""
@@ -144,7 +155,7 @@ class Capture:
         assert self.inputs is not None
         with rng_kept(), weights_answered([]):
             seeded(seed)
-            make = _meta_tensor if step == "meta" else _real_tensor
+            make = self._meta_tensor if step == "meta" else self._real_tensor
             args, kwargs = self.inputs.tensors(batch_size, make)
             layers = self._by_path if model is self.model else self._layers_of_real()
             with torch.set_grad_enabled(step == "meta"):
@@ -161,19 +172,19 @@ class Capture:
         Their inputs are assumed: the first shapes that each admits.
         """
         calls, called = list(graph.norm_calls), set(graph.called_modules)
-        for path, module in self.model.named_modules():
+        for path, module in walk(self.model):
             inside = [layer for layer in self._by_path if layer == path or layer.startswith(f"{path}.")]
             if not path or path in called or not module._modules or all(layer in called for layer in inside):
                 continue
             for candidate in itertools.islice(model_inputs.candidates(module), _PART_TRIES):
-                args, kwargs = candidate.tensors(graph.batch_size, _meta_tensor)
+                args, kwargs = candidate.tensors(graph.batch_size, self._meta_tensor)
                 with rng_kept(), weights_answered([]):
                     part = Recorder(module, self._by_path, path).record(args, kwargs, graph.batch_size, "meta")
                 if part.error is None:
                     calls += part.norm_calls
                     called |= part.called_modules
                     break
-        leaves = [path for path, module in self.model.named_modules() if not module._modules]
+        leaves = [path for path, module in walk(self.model) if not module._modules]
         coverage = sum(path in called for path in leaves) / max(len(leaves), 1)
         return replace(
             graph,
@@ -183,7 +194,7 @@ class Capture:
         )
 
     def _real_model(self, error: ForwardError) -> nn.Module | None:
-        size = sum(tensor.numel() for tensor in self.model.parameters())
+        size = sum(tensor.numel() for _, tensor in walk_parameters(self.model))
         if size > _LARGE and not error.values_missing:
             return None  # building it for real would only repeat the failure, at a price
         if self._real is None and self._rebuild is not None:
@@ -191,7 +202,7 @@ class Capture:
                 self._real = self._rebuild()
             except Exception:  # the user's constructor: without it the graph of the step above stands
                 return None
-            self._real.train()
+            train(self._real)
         return self._real
 
     def _layers_of_real(self) -> dict[str, Layer]:
@@ -200,7 +211,7 @@ class Capture:
 
     def _located(self, model: nn.Module) -> Iterator[Layer]:
         """The norm layers with the place of their construction, also where it was not seen."""
-        modules = dict(model.named_modules())
+        modules = dict(walk(model))
         for layer in layers_of(model):
             yield (layer if layer.span else replace(layer, span=live_span(layer.path, modules, self._read_source)))
 
@@ -209,7 +220,7 @@ class Capture:
         if self.inputs is None:
             return None
         real = self._real if self._varying is not None else None
-        args, kwargs = self.inputs.tensors(batch_size, _meta_tensor if real is None else _real_tensor)
+        args, kwargs = self.inputs.tensors(batch_size, self._meta_tensor if real is None else self._real_tensor)
         try:
             with rng_kept(), weights_answered([]), norms_intercepted(), torch.no_grad():
                 return shapes((real or self.model)(*args, **kwargs))
@@ -256,8 +267,24 @@ class Capture:
         # a lazy layer takes its size from the first shape that it sees, which may be the wrong one
         model = copy.deepcopy(self.model) if _is_lazy(self.model) else self.model
         with rng_kept(), weights_answered([]), torch.no_grad():
-            args, kwargs = candidate.tensors(_TRIED_BATCH, _meta_tensor)
+            args, kwargs = candidate.tensors(_TRIED_BATCH, self._meta_tensor)
             return Recorder(model, {}).record(args, kwargs, _TRIED_BATCH, "meta")
+
+    @cached_property
+    def _floating_type(self) -> torch.dtype:
+        """The type of the model's parameters, in which a floating input is fed; float32 where they are mixed."""
+        types = {item.dtype for _, item in walk_parameters(self.model) if item.is_floating_point()}
+        return types.pop() if len(types) == 1 else torch.float32
+
+    def _meta_tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=self._floating_type if dtype is torch.float32 else dtype, device="meta")
+
+    def _real_tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        if dtype.is_floating_point or dtype.is_complex:
+            return torch.randn(shape, dtype=self._floating_type if dtype is torch.float32 else dtype)
+        if dtype is torch.bool:
+            return torch.rand(shape) > 0.5
+        return torch.randint(0, 2, shape, dtype=dtype)
 
     # Edits ------------------------------------------------------------------------------------------------------
 
@@ -320,7 +347,7 @@ def on_meta(model: nn.Module) -> nn.Module:
 
     Nothing of the given model is changed and no weight is copied. Raises `TargetError` when it cannot be copied.
     """
-    tensors = [tensor for module in model.modules() for tensor in _tensors_of(module)]
+    tensors = [tensor for _, module in walk(model) for tensor in _tensors_of(module)]
     if all(tensor.device.type == "meta" for tensor in tensors) and not _has_foreign(model):
         return model
     memo: dict[int, Any] = {}
@@ -341,7 +368,7 @@ def _has_foreign(model: nn.Module) -> bool:
 
 
 def _is_lazy(model: nn.Module) -> bool:
-    return any(nn.parameter.is_lazy(tensor) for module in model.modules() for tensor in _tensors_of(module))
+    return any(nn.parameter.is_lazy(tensor) for _, module in walk(model) for tensor in _tensors_of(module))
 
 
 def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
@@ -363,18 +390,6 @@ def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
 def _torch_class(module: nn.Module) -> str:
     """The name of a module's class without what parametrization puts before it."""
     return type(module).__name__.removeprefix("Parametrized")
-
-
-def _meta_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def _real_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(shape, dtype=dtype)
-    if dtype is torch.bool:
-        return torch.rand(shape) > 0.5
-    return torch.randint(0, 2, shape, dtype=dtype)
 
 
 def _varying_calls(first: ModelGraph, second: ModelGraph) -> frozenset[tuple[int, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bnlint.graph.modules import walk
 from bnlint.training.config import TensorShape
 
 _TRIES = 64  # forwards on meta tensors; most fail within a millisecond
@@ -155,7 +156,7 @@ def _combinations(names: Sequence[str], shapes: Sequence[TensorShape]) -> Iterat
 
 def _shapes(model: nn.Module) -> Iterator[TensorShape]:
     """Shapes that the first layers of each kind admit, without the batch axis."""
-    layers = [module for module in model.modules() if not module._modules or type(module).__module__ == "torch.nn"]
+    layers = [module for _, module in walk(model) if not module._modules or type(module).__module__ == "torch.nn"]
     seen: set[tuple[Any, ...]] = set()
     for layer in layers:
         for shape in _admitted(layer):

@@ -13,6 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from bnlint.diagnostic import Span
 from bnlint.graph.layer import Layer
+from bnlint.graph.modules import walk
 from bnlint.graph.spans import span_of_module
 
 # Positional parameters of the functions that normalise, from their signatures in torch.nn.functional and torch.
@@ -85,7 +86,7 @@ def statistics_values(kind: str, shape: Sequence[int], arguments: Mapping[str, A
 
 def layers_of(model: nn.Module) -> Iterator[Layer]:
     """The norm layers of a model in `named_modules()` order."""
-    for path, module in model.named_modules():
+    for path, module in walk(model):
         kind = kind_of(module)
         if kind is not None:
             yield layer_of(path, module, kind)

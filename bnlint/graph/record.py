@@ -34,6 +34,7 @@ from bnlint.graph.intercept import (
 from bnlint.graph.layer import Layer, NormCall
 from bnlint.graph.meta_kernels import KERNELS, answer
 from bnlint.graph.model_graph import ForwardError, ModelGraph
+from bnlint.graph.modules import walk
 from bnlint.graph.nested import dtypes, flat_shapes, holds_tensor, items, mapped, mixes_devices, shapes
 from bnlint.source.file import display_path
 
@@ -63,7 +64,7 @@ class Recorder(fx.Tracer):
         self.paths: dict[int, str] = {}
         self.owners: dict[int, str] = {}  # parameter or buffer -> the path of the module that holds it
         self.names: dict[int, str] = {}
-        for path, module in model.named_modules(prefix=prefix):
+        for path, module in walk(model, prefix):
             self.paths[id(module)] = path
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
                 if tensor is not None:
@@ -430,7 +431,7 @@ class Recorder(fx.Tracer):
             self.describe(node, output, None)
         except (Exception, SystemExit) as failure:
             error = forward_error(failure, self.failed_module)
-        total = [path for path, module in self.root.named_modules() if not module._modules]
+        total = [path for path, module in walk(self.root) if not module._modules]
         done = sum(path in self.called for path in total)
         return ModelGraph(
             fx=self.graph,

@@ -165,7 +165,7 @@ model = Net()
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
-        first_path = {type(module): path for path, module in reversed([*context.model.named_modules()])}
+        first_path = {type(module): path for path, module in reversed(context.modules.items())}
         seen: set[FunctionType] = set()
         for owner, path in sorted(first_path.items(), key=lambda item: item[1]):
             if not any(_names_norm(function) for function in _reachable(owner, _named)):

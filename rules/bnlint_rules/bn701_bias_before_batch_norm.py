@@ -208,7 +208,7 @@ model = TwoDomains()
             consumers = dict.fromkeys(cancels[user].path for node in nodes for user in node.users)
             features = nodes[0].meta["shape"][1]
             names = " and ".join(consumers)
-            layer = type(context.model.get_submodule(path)).__name__
+            layer = type(context.modules[path]).__name__
             yield self.diagnostic(
                 context.span_of(path),
                 f"the bias ({features} values) is cancelled: only the batch norm {names} uses the output of "

@@ -259,7 +259,7 @@ model = Net()
         for layer in unused:
             raises = under_ddp and layer.trainable
             owner, attribute = _owner(layer.path, graph)
-            module = context.model.get_submodule(owner)
+            module = context.modules[owner]
             if _optional(module, attribute):
                 uncertain.append(f"whether {layer.path} runs depends on an argument of the forward")
                 continue
@@ -295,7 +295,7 @@ def _part_of(owner: str, attribute: str) -> str:
 
 def _touched(context: Context, graph: ModelGraph) -> Callable[[Layer], bool]:
     """A test whether a layer ran, was read by an operation, is frozen or lies where recording cannot look."""
-    named = dict(context.model.named_parameters(remove_duplicate=False))
+    named = context.parameters
     used = {id(named[name]) for name in graph.used_parameters if name in named}
     read = {str(node.target).rpartition(".")[0] for node in graph.fx.nodes if node.op == "get_attr"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from bnlint.graph.build import Built, build
 from bnlint.graph.capture import Capture
 from bnlint.graph.inputs import ModelInputs
 from bnlint.graph.model_graph import ModelGraph
+from bnlint.graph.modules import walk
 from bnlint.training.config import TensorShape
 
 
@@ -475,3 +477,58 @@ def test_a_collective_without_a_process_group_is_not_the_model_s_fault() -> None
 
     graph = captured(lambda: Forward(forward, fc=nn.Linear(3, 3)), (3,)).graph(2)
     assert graph.error is not None and graph.error.values_missing
+
+
+class Overriding(nn.Module):
+    """Gives methods of nn.Module another meaning, as published models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm = nn.Linear(3, 4), nn.BatchNorm1d(4)
+        self.eval()
+
+    def train(self, loader: Any = None, epochs: Any = None) -> Any:
+        raise TypeError("train() missing 2 required positional arguments: 'loader' and 'epochs'")
+
+    def named_modules(self) -> Any:  # type: ignore[override]
+        return super().named_modules()
+
+    def parameters(self) -> Any:  # type: ignore[override]
+        return super().parameters()
+
+    def eval(self) -> Any:
+        return self
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.norm(self.fc(x))
+
+
+def test_methods_of_another_meaning_are_not_relied_on() -> None:
+    capture = captured(Overriding, (3,))
+    assert [(call.path, call.uses_batch_statistics) for call in capture.graph(1).norm_calls] == [("norm", True)]
+    assert list(capture.parameters) == ["fc.weight", "fc.bias", "norm.weight", "norm.bias"]
+
+
+def test_the_tree_is_walked_as_torch_walks_it() -> None:
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(nn.Sequential(shared, nn.ReLU()), nn.ModuleDict({"a": shared, "b": nn.Sequential(shared)}))
+    assert [path for path, _ in walk(model)] == [path for path, _ in model.named_modules()]
+    prefixed = [path for path, _ in walk(model, "net")]
+    assert prefixed == [path for path, _ in model.named_modules(prefix="net")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_inputs_have_the_type_of_the_parameters(dtype: torch.dtype) -> None:
+    graph = graph_of(lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).to(dtype), (3, 4, 4))
+    assert graph.step == "meta"
+
+
+def test_a_forward_that_draws_numbers_is_recorded_the_same_way_every_time() -> None:
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        return self.b(x) if random.random() < 0.5 else self.a(x)
+
+    def called() -> list[str]:
+        make = lambda: Forward(forward, a=nn.BatchNorm1d(3), b=nn.BatchNorm1d(3))  # noqa: E731
+        return [call.path for call in graph_of(make, (3,)).norm_calls]
+
+    assert len({tuple(called()) for _ in range(8)}) == 1

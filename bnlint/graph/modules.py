@@ -1,0 +1,40 @@
+"""The module tree, read from `_modules` and `_parameters`: user classes override the methods that list them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+
+def walk(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every module once with its path, in the order and under the names of `named_modules()`."""
+    seen: set[int] = set()
+    waiting: list[tuple[str, nn.Module]] = [(prefix, model)]
+    while waiting:
+        path, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield path, module
+        children = [
+            (f"{path}.{name}" if path else name, child) for name, child in module._modules.items() if child is not None
+        ]
+        waiting.extend(reversed(children))
+
+
+def walk_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter under each path that holds it, a shared one several times."""
+    for path, module in walk(model):
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield f"{path}.{name}" if path else name, parameter
+
+
+def train(model: nn.Module) -> None:
+    """Put a model in training mode, also where a class has a `train` method of another meaning."""
+    try:
+        model.train()
+    except TypeError:  # `def train(self, loader, epochs)`
+        for _, module in walk(model):
+            module.training = True
