@@ -219,14 +219,17 @@ def main() -> int:
     options = _options()
     if options.report is None:
         return run(options)
-    text, unexplained = zoo_report.document([row for file in options.report for row in read_rows(file).values()])
+    # A model measured again, in a later file, replaces its first row.
+    rows = {(row["family"], name): row for file in options.report for name, row in read_rows(file).items()}
+    totals: dict[str, int] = {family: len(zoo_models.names(family)) for family in zoo_models.FAMILIES}
+    text, open_points = zoo_report.document([row for _, row in sorted(rows.items())], totals)
     if options.out is None:
         print(text, end="")
     else:
         options.out.write_text(text)
-    for line in unexplained:
-        print(f"no reason in zoo_reasons.py for {line}", file=sys.stderr)
-    return 1 if unexplained else 0
+    for line in open_points:
+        print(line, file=sys.stderr)
+    return 1 if open_points else 0
 
 
 if __name__ == "__main__":

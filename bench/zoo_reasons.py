@@ -10,4 +10,16 @@ REASONS: dict[tuple[str, str], str] = {
         "its bias whatever the input. Run on real tensors, both norms returned one constant, and what the attention "
         "adds to its input was the same for every sample to 1e-7: the block learns a fixed 7 x 7 map and no attention."
     ),
+    ("BN205", ""): (
+        "True: parts of one model are built with different values. In torchvision the MobileNetV3 backbones set eps "
+        "and momentum and the segmentation heads keep the defaults; in timm's MaxxViT family the convolution stages "
+        "have eps 1e-5 and the transformer stages 1e-6. It harms none of them, hence information."
+    ),
+    ("BN701", ""): (
+        "True: batch norm subtracts the bias of the layer before it again. For each line that builds such a layer, one "
+        "model was run in float64 with these biases shifted at random: its training output stayed the same to 1e-12."
+    ),
+    ("BN705", ""): (
+        "True: in ViTamin `norm2` of a block feeds `mlp`, and `GeGluMlp` begins with a LayerNorm of its own."
+    ),
 }

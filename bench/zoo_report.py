@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from results import Row
 from zoo_reasons import REASONS
@@ -12,9 +12,9 @@ NAMES_SHOWN = 12
 _HEAD = """\
 # The model zoos
 
-Every architecture that timm {timm} and torchvision {torchvision} list was checked with bnlint {bnlint} on torch
-{torch}. The truth comes from `bench/truth.py`, which imports nothing of bnlint: it runs each training forward at batch
-size 1 twice, once untouched and once with torch's one-value checks replaced by recorders.
+The architectures that timm {timm} and torchvision {torchvision} list, checked with bnlint {bnlint} on torch {torch},
+with no weights and on the CPU. The truth comes from `bench/truth.py`, which imports nothing of bnlint: it runs each
+training forward at batch size 1 twice, once untouched and once with torch's one-value checks replaced by recorders.
 
 This file is written by `bench/zoo.py --report` from its result files; `bench/README.md` says how to make them.
 
@@ -49,13 +49,16 @@ What BN101, BN106 and BN107 list is what the truth lists, module by module.
 """
 
 
-def document(rows: list[Row]) -> tuple[str, list[str]]:
-    """The text, and the findings for which there is no reason."""
+def document(rows: list[Row], totals: Mapping[str, int]) -> tuple[str, list[str]]:
+    """The text, and what is still open: findings without a reason, architectures without a row.
+
+    `totals` has the number of architectures that each library lists.
+    """
     versions = {name: importlib.metadata.version(name) for name in ("timm", "torchvision", "bnlint", "torch")}
     families = {name: [row for row in rows if row["family"] == name] for name in dict.fromkeys(_column(rows, "family"))}
     larger = max(_column(_checked(rows), "larger_batch_size"))
     smaller = [row for row in _checked(rows) if row["larger_batch_size"] < larger]
-    parts = [_HEAD.format_map(versions), _figures(families)]
+    parts = [_HEAD.format_map(versions), _figures(families, totals)]
 
     detectors = ""
     if smaller:
@@ -76,16 +79,24 @@ def document(rows: list[Row]) -> tuple[str, list[str]]:
 
     parts += [_ONE_VALUE, *_one_value(rows)]
     keys = [*groups, *by_code]
-    return "".join(parts), [f"{code} {file}".strip() for code, file in keys if (code, file) not in REASONS]
+    open_points = [f"no reason in zoo_reasons.py for {' '.join(key).strip()}" for key in keys if key not in REASONS]
+    for name, members in families.items():
+        if len(members) < totals[name]:
+            open_points.append(f"{totals[name] - len(members)} of {totals[name]} architectures of {name} not measured")
+    return "".join(parts), open_points
 
 
-def _figures(families: dict[str, list[Row]]) -> str:
+def _figures(families: dict[str, list[Row]], totals: Mapping[str, int]) -> str:
     """The table with one column for each family."""
 
     def count(holds: Callable[[Row], bool]) -> Callable[[list[Row]], str]:
         return lambda rows: f"{sum(map(holds, rows)):,} of {len(rows):,}"
 
+    def ratio(rows: list[Row]) -> str:
+        return f"{_total(rows, 'bnlint_s') / _total(rows, 'reference_s'):.2f}"
+
     lines: dict[str, Callable[[list[Row]], str]] = {
+        "architectures measured": lambda rows: f"{len(rows):,} of {totals[rows[0]['family']]:,}",
         "traced completely": count(is_complete),
         "of these on meta tensors, without values": count(lambda row: row.get("step") == "meta"),
         "verdict at batch size 1 and list of norms equal to the truth": count(is_equal),
@@ -96,7 +107,8 @@ def _figures(families: dict[str, list[Row]]) -> str:
         "errors and warnings at the larger batch size": lambda rows: f"{_serious(rows):,}",
         "seconds of bnlint": lambda rows: f"{_total(rows, 'bnlint_s'):.0f}",
         "seconds of a plain build and one plain forward": lambda rows: f"{_total(rows, 'reference_s'):.0f}",
-        "ratio": lambda rows: f"{_total(rows, 'bnlint_s') / _total(rows, 'reference_s'):.2f}",
+        "ratio": ratio,
+        "ratio without those that need values": lambda rows: ratio([row for row in rows if row.get("step") == "meta"]),
         "ratio of the median architecture": lambda rows: f"{_median_ratio(rows):.2f}",
     }
     head = f"\n| | {' | '.join(families)} |\n|---|{'---|' * len(families)}\n"
@@ -116,11 +128,11 @@ def _group(cause: tuple[str, str], found: list[tuple[Row, Row]]) -> str:
     """One rule's findings in one file, with the reason."""
     code, file = cause
     models = list(dict.fromkeys(row["name"] for row, _ in found))
+    findings, of = f"{len(found)} finding{'s' * (len(found) > 1)}", f"{len(models)} model{'s' * (len(models) > 1)}"
     row, first = found[0]
     return (
         f"\n### {code}, {file}\n\n"
-        f"{len(found)} findings ({first['severity']}) in {len(models)} model{'s' * (len(models) > 1)}: "
-        f"{_names(models)}.\n\n"
+        f"{findings} ({first['severity']}) in {of}: {_names(models)}.\n\n"
         f"First: `{row['name']}`, module `{first['module']}`, {first['place']}: {first['message']}\n\n"
         f"{REASONS.get(cause, '')}\n"
     )

@@ -92,7 +92,7 @@ def _check_item(
     seen.add(item, result, found)
     named = _named_input(item, capture.model, options)
     data = {} if named is None else {"named_input": named}
-    return replace(result, notes=(*item.notes, *map(str, capture.weights), *notes), data=data)
+    return replace(result, notes=(*item.notes, *map(str, capture.weights), *notes, *result.notes), data=data)
 
 
 def _captured(
@@ -144,10 +144,17 @@ def _lint(
         coverage=graph.coverage,
         inputs=graph.inputs,
         assumed_inputs=assumed,
+        notes=tuple(_opaque(graph)),
         diagnostics=tuple(shown),
         not_checked=tuple(not_checked),
     )
     return result, found
+
+
+def _opaque(graph: ModelGraph) -> Iterator[str]:
+    """What of the graph could not be looked into."""
+    for path in graph.opaque_modules:
+        yield f"{path or 'the model'} is scripted: it counts as one operation, and no rule saw inside it"
 
 
 def _trace_problem(graph: ModelGraph, capture: Capture) -> Iterator[Diagnostic]:

@@ -77,12 +77,12 @@ class Context:
 
         return dict(tensors(self.output_shape(batch_size), ()))
 
-    @cached_property
+    @property
     def modules(self) -> dict[str, nn.Module]:
         """Every module by its path, in `named_modules()` order."""
         return self._capture.modules
 
-    @cached_property
+    @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter by its path, a shared one under each of its paths."""
         return self._capture.parameters

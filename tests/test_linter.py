@@ -426,3 +426,9 @@ class Discriminator(nn.Module):
 def test_a_single_or_named_model_gets_the_stated_input_whatever_happens(spec: str) -> None:
     (result,) = lint(NET, EveryBatchNorm, spec=spec, facts={"inputs": [[4, 16, 16]]})
     assert "BN902" in [item.code for item in result.diagnostics]
+
+
+def test_a_scripted_part_is_said_to_be_unseen() -> None:
+    text = "model = nn.Sequential(torch.jit.script(nn.Linear(3, 4)), nn.BatchNorm1d(4))\n"
+    (result,) = lint(text, EveryBatchNorm, facts={"inputs": [[3]]})
+    assert result.notes == ("0 is scripted: it counts as one operation, and no rule saw inside it",)

@@ -493,3 +493,7 @@ def test_the_table_of_rules_names_the_package() -> None:
 def test_pages_for_a_terminal_have_colours_and_the_same_words() -> None:
     assert "\x1b[" in rule_page.render([Example()], color=True)
     assert rule_page.render([Example()]) == rule_page.markdown(Example())
+
+
+def test_a_model_that_needed_values_says_so() -> None:
+    assert "traced on real CPU tensors, because values decide" in full(traced(step="real"))

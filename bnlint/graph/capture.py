@@ -45,8 +45,8 @@ _LARGE = 200_000_000  # parameters; about a gigabyte of float32
 class Capture:
     """The model of one target and everything recorded of it.
 
-    `model` is in training mode and on the meta device unless values were needed. `rebuild` makes it once more with
-    real values for the second step of the ladder; None where that is not possible.
+    `model` is in training mode and on the meta device, `modules` holds its modules by path. `rebuild` makes it once
+    more with real values for the second step of the ladder; None where that is not possible.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Capture:
         if self.inputs is not None and _is_lazy(self.model):
             self._record(self.model, 2, "meta")  # lazy layers get their sizes from a first forward
             del self._by_path
-        self._modules = dict(walk(self.model))
+        self.modules = dict(walk(self.model))
 
     # What rules ask ---------------------------------------------------------------------------------------------
 
@@ -99,11 +99,6 @@ class Capture:
             self._outputs[batch_size] = self._plain_output(batch_size)
         return self._outputs[batch_size]
 
-    @property
-    def modules(self) -> dict[str, nn.Module]:
-        """Every module of the model by its path."""
-        return self._modules
-
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter of the model by its path, a shared one under each of its paths."""
@@ -111,14 +106,14 @@ class Capture:
 
     def span(self, path: str) -> Span | None:
         """The call that constructed the module at a path."""
-        module = self._modules.get(path)
+        module = self.modules.get(path)
         if module is None:
             return None
-        return span_of_module(module) or live_span(path, self._modules, self._read_source)
+        return span_of_module(module) or live_span(path, self.modules, self._read_source)
 
     def replace_module_argument(self, path: str, name: str, value: str, *, title: str, safe: bool = False) -> Fix:
         """A fix that writes `name=value` into the call that constructed the module at a path; else advice."""
-        module = self._modules.get(path)
+        module = self.modules.get(path)
         edit = None if module is None else self._edit(self.span(path), _torch_class(module), name, value)
         return fix_with(title, edit, safe=safe)
 

@@ -166,7 +166,8 @@ def _status(target: TargetResult) -> str:
         given = f" with {noun} {shapes}" if shapes else ""
     match target.status:
         case "traced":
-            return f"traced{given}"
+            how = " on real CPU tensors, because values decide what it does" if target.step == "real" else ""
+            return f"traced{how}{given}"
         case "partial":
             return f"{target.coverage:.0%} of its modules were traced, the others were not checked{given}"
         case "modules":
