@@ -28,6 +28,12 @@ class _Count(click.IntRange):
 class _Number(click.FloatRange):
     name = "number"
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not -1e15 < number < 1e15:  # nan is not between any two numbers
+            self.fail(f"{value} is not a finite number that can be meant here", param, ctx)
+        return number
+
 
 COUNT = _Count(min=1)
 POSITIVE = _Number(min=0, min_open=True)

@@ -53,3 +53,12 @@ class TargetError(BnlintError):
         self.module = module
         self.optional = optional
         self.details = details  # the user's traceback, shown with --debug
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an exception on one line, also of one whose own `__str__` raises."""
+    try:
+        text = str(error).strip()
+    except Exception:  # the user's class: its failure must not hide the one that it describes
+        text = ""
+    return text.splitlines()[0] if text else "no message"

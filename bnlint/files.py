@@ -36,6 +36,8 @@ def split_file(spec: str) -> tuple[str, str | None] | None:
 
 
 def _expand_one(target: str, exclude: Sequence[str]) -> list[str]:
+    if not target.strip():
+        raise UsageError("a target is empty", "name a file, an object in it or a folder (an unset shell variable?)")
     if Path(target).is_dir():
         return _expand_folder(target, exclude)
     file = split_file(target)

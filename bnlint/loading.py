@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bnlint.errors import TargetError, UsageError
-from bnlint.graph.build import rng_kept, without_initialisation
+from bnlint.errors import TargetError, UsageError, text_of
+from bnlint.graph.build import state_kept, without_initialisation
 from bnlint.graph.devices import devices_answered
 from bnlint.graph.frames import is_internal, is_user_file
 from bnlint.graph.spans import construction_spans
@@ -84,7 +84,7 @@ def imports(shown: str, roots: tuple[str, ...], weights: list[WeightsNotLoaded])
     sys.argv = [shown.partition(":")[0]]
     try:
         with ExitStack() as stack:
-            stack.enter_context(rng_kept())
+            stack.enter_context(state_kept())
             stack.enter_context(weights_answered(weights))
             stack.enter_context(construction_spans(roots))
             stack.enter_context(without_initialisation())
@@ -128,7 +128,7 @@ def _import_parents(package: str, root: Path, notes: list[str]) -> None:
             stand_in.__path__ = [str(folder)]
             sys.modules[name] = stand_in
             notes.append(
-                f"{display_path(folder / '__init__.py')} was passed over: {type(error).__name__}: {first_line(error)}"
+                f"{display_path(folder / '__init__.py')} was passed over: {type(error).__name__}: {text_of(error)}"
             )
 
 
@@ -162,13 +162,13 @@ def _cannot_import(shown: str, roots: tuple[str, ...], error: BaseException) -> 
         message = f"the file ends the process while it is imported (exit status {error.code!r})"
         hint = "move the call that exits under `if __name__ == '__main__':`, or give its arguments defaults"
     elif is_download(error):
-        message = f"the file wants to download while it is imported: {first_line(error)}"
+        message = f"the file wants to download while it is imported: {text_of(error)}"
         hint = NO_DOWNLOADS
     elif isinstance(error, ImportError):
-        message = f"import fails: {first_line(error)}"
+        message = f"import fails: {text_of(error)}"
         hint = "install what is missing into the environment that bnlint runs in, or run bnlint from the project's root"
     else:
-        message = f"the file raises while it is imported: {type(error).__name__}: {first_line(error)}"
+        message = f"the file raises while it is imported: {type(error).__name__}: {text_of(error)}"
         hint = "make the file importable: try `python -c` with the same import"
     return TargetError(
         message,
@@ -188,7 +188,7 @@ NO_DOWNLOADS = (
 def is_download(error: BaseException) -> bool:
     """Whether something failed because it could not be fetched."""
     causes = [error, error.__cause__, error.__context__]
-    words = " ".join(f"{type(item).__name__} {item}" for item in causes if item is not None).lower()
+    words = " ".join(f"{type(item).__name__} {text_of(item)}" for item in causes if item is not None).lower()
     return any(
         sign in words
         for sign in ("localentrynotfound", "offlinemode", "urlerror", "internet connection", "couldn't connect")
@@ -202,11 +202,6 @@ def place_of(error: BaseException, roots: tuple[str, ...]) -> tuple[str | None, 
     if not own or own[-1].filename.startswith("<"):
         return None, None
     return display_path(Path(own[-1].filename)), own[-1].lineno
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else "no message"
 
 
 def roots_of(path: Path) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from bnlint.errors import TargetError, UsageError
+from bnlint.errors import TargetError, UsageError, text_of
 from bnlint.files import split_file
 from bnlint.graph.build import BuildFailure, Built, build
 from bnlint.graph.modules import walk
@@ -21,7 +21,6 @@ from bnlint.loading import (
     NO_DOWNLOADS,
     execute,
     first_in_path,
-    first_line,
     imports,
     is_download,
     place_of,
@@ -64,6 +63,14 @@ class LoadedTarget:
                 path=None if self.source is None else display_path(self.source.path),
                 line=None if self.source is None else _definition_line(self),
             )
+        if "_modules" not in vars(built.model):
+            raise TargetError(
+                f"{type(built.model).__name__} does not call super().__init__(), so it is no working nn.Module",
+                "call super().__init__() first in its __init__",
+                code="BN901",
+                path=None if self.source is None else display_path(self.source.path),
+                line=None if self.source is None else _definition_line(self),
+            )
         return built
 
     def rebuild(self) -> nn.Module:
@@ -91,10 +98,18 @@ def load_targets(spec: str) -> Iterator[LoadedTarget | TargetError | NothingToCh
     if file is not None:
         path, expression = file
         source = SourceFile.read(Path(path))
-        if expression is None:
-            yield from _discover(source, path)
-        else:
-            yield _named_in_file(source, spec, expression)
+        try:
+            if expression is None:
+                yield from _discover(source, path)
+            else:
+                yield _named_in_file(source, spec, expression)
+        except RecursionError as error:
+            shown = display_path(source.path)
+            raise TargetError(
+                f"{shown} is nested too deeply to be read",
+                "split its longest if-elif chain or expression",
+                code="BN900",
+            ) from error
         return
     module_name, _, expression = spec.partition(":")
     yield _importable(spec, module_name, expression)
@@ -306,7 +321,7 @@ def _cannot_build(target: LoadedTarget, failure: BuildFailure) -> TargetError:
     cause = failure.cause
     if path is None and target.source is not None:
         path, line = display_path(target.source.path), _definition_line(target)
-    reason = f"{type(cause).__name__}: {first_line(cause)}"
+    reason = f"{type(cause).__name__}: {text_of(cause)}"
     hint = f"name the arguments it needs, as in bnlint check '{target.name}(...)', or add a build_model() that works"
     if failure.weights:
         hint = f"{failure.weights[-1]}; name a way to build it that needs no checkpoint"

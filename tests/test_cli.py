@@ -476,3 +476,17 @@ def test_the_training_file_names_the_model(tmp_path: Path) -> None:
     result = bnlint("check", "--training", "train.yaml", "--output-format", "concise", cwd=tmp_path)
     assert (result.status, result.out.count("\n")) == (1, 1)
     assert "BN201" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "piece"),
+    [
+        pytest.param(("check", ""), "a target is empty", id="unset shell variable"),
+        pytest.param(("check", "m.py", "--timeout", "nan"), "finite", id="nan"),
+        pytest.param(("check", "m.py", "--timeout", "inf"), "finite", id="inf"),
+        pytest.param(("check", "m.py", "--training", "."), "not a regular file", id="training folder"),
+    ],
+)
+def test_a_wrong_value_is_refused(tmp_path: Path, arguments: tuple[str, ...], piece: str) -> None:
+    result = bnlint(*arguments, cwd=tmp_path)
+    assert result.status == 2 and piece in result.err and "Traceback" not in result.err

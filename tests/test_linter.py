@@ -432,3 +432,17 @@ def test_a_scripted_part_is_said_to_be_unseen() -> None:
     text = "model = nn.Sequential(torch.jit.script(nn.Linear(3, 4)), nn.BatchNorm1d(4))\n"
     (result,) = lint(text, EveryBatchNorm, facts={"inputs": [[3]]})
     assert result.notes == ("0 is scripted: it counts as one operation, and no rule saw inside it",)
+
+
+def test_a_class_without_super_init_cannot_be_built() -> None:
+    (result,) = lint(
+        "class Net(nn.Module):\n    def __init__(self):\n        pass\n\n    def forward(self, x):\n        return x\n",
+        EveryBatchNorm,
+    )
+    assert [(item.code, "super().__init__()" in item.message) for item in result.diagnostics] == [("BN901", True)]
+
+
+def test_a_file_nested_too_deeply_is_a_finding() -> None:
+    text = NET + "if 1 == 0:\n    pass\n" + "".join(f"elif 1 == {i}:\n    pass\n" for i in range(3000))
+    (result,) = lint(text, EveryBatchNorm)
+    assert [(item.code, "nested too deeply" in item.message) for item in result.diagnostics] == [("BN900", True)]

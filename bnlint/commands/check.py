@@ -111,7 +111,7 @@ def make_options(values: Mapping[str, Any]) -> Options:
     for file in values.get("training_files", ()):
         if not Path(file).is_file():
             raise UsageError(
-                f"the training file {file} does not exist",
+                f"the training file {file} {'is not a regular file' if Path(file).exists() else 'does not exist'}",
                 f"check the spelling; the working folder is {Path.cwd()}",
             )
     return Options(

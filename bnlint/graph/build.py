@@ -6,16 +6,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from bnlint.errors import text_of
 from bnlint.graph.devices import devices_answered
 from bnlint.graph.spans import construction_spans
 from bnlint.graph.weights import WeightsNotLoaded, weights_answered
@@ -48,7 +51,7 @@ class BuildFailure(Exception):
     """Every step of the ladder failed; `cause` is what the plain construction raised, after it asked for `weights`."""
 
     def __init__(self, cause: BaseException, weights: tuple[WeightsNotLoaded, ...]) -> None:
-        super().__init__(str(cause))
+        super().__init__(text_of(cause))
         self.cause = cause
         self.weights = weights
         self.details = "".join(traceback.format_exception(cause))
@@ -81,7 +84,7 @@ def build(make: Callable[[], Any], roots: tuple[str, ...], *, values: bool = Fal
         attempts.clear()
         try:
             with (
-                rng_kept(),
+                state_kept(),
                 weights_answered(attempts),
                 construction_spans(roots),
                 context(),
@@ -95,20 +98,31 @@ def build(make: Callable[[], Any], roots: tuple[str, ...], *, values: bool = Fal
 
 
 @contextmanager
-def rng_kept() -> Iterator[None]:
-    """Random states are put back: torch's on the CPU, Python's and NumPy's."""
+def state_kept() -> Iterator[None]:
+    """Random states (torch's on the CPU, Python's and NumPy's) and the working folder are put back."""
     import random
 
-    numpy = sys.modules.get("numpy")
+    numpy_random = getattr(sys.modules.get("numpy"), "random", None)
     python_state, torch_state = random.getstate(), torch.get_rng_state()
-    numpy_state = numpy.random.get_state() if numpy is not None else None
+    numpy_state = None if numpy_random is None else numpy_random.get_state()
+    folder = _working_folder()
     try:
         yield
     finally:
         random.setstate(python_state)
         torch.set_rng_state(torch_state)
-        if numpy is not None and numpy_state is not None:
-            numpy.random.set_state(numpy_state)
+        if numpy_random is not None and numpy_state is not None:
+            numpy_random.set_state(numpy_state)
+        if folder is not None and folder != _working_folder():
+            with suppress(OSError):  # the user's code has removed it
+                os.chdir(folder)
+
+
+def _working_folder() -> str | None:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return None
 
 
 def seeded(seed: int) -> None:
@@ -117,5 +131,15 @@ def seeded(seed: int) -> None:
 
     random.seed(seed)
     torch.manual_seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed)
+    numpy_random = getattr(sys.modules.get("numpy"), "random", None)
+    if numpy_random is not None:
+        numpy_random.seed(seed)
+
+
+def random_state() -> tuple[Any, ...]:
+    """The states of Python's and NumPy's global generators, to tell whether something was drawn."""
+    import random
+
+    numpy_random = getattr(sys.modules.get("numpy"), "random", None)
+    drawn = () if numpy_random is None else numpy_random.get_state()[1:3]
+    return (random.getstate(), *(item.tobytes() if hasattr(item, "tobytes") else item for item in drawn))

@@ -20,9 +20,9 @@ import torch
 from torch import fx, nn
 
 from bnlint.diagnostic import Edit, Fix, Span
-from bnlint.errors import TargetError
+from bnlint.errors import TargetError, text_of
 from bnlint.graph import inputs as model_inputs
-from bnlint.graph.build import Built, rng_kept, seeded
+from bnlint.graph.build import Built, seeded, state_kept
 from bnlint.graph.inputs import DetectionInputs, ModelInputs
 from bnlint.graph.intercept import norms_intercepted
 from bnlint.graph.layer import Layer, NormCall
@@ -31,7 +31,7 @@ from bnlint.graph.model_graph import ForwardError, ModelGraph
 from bnlint.graph.modules import train, walk, walk_parameters
 from bnlint.graph.nested import shapes
 from bnlint.graph.norms import layers_of
-from bnlint.graph.record import Recorder
+from bnlint.graph.record import Recorder, forward_error
 from bnlint.graph.spans import span_of_module
 from bnlint.graph.weights import weights_answered
 from bnlint.source.edits import POSITIONS, fix_with, replace_argument, replace_span
@@ -58,7 +58,14 @@ class Capture:
         read_source: Callable[[Path], SourceFile | None] = lambda path: None,
     ) -> None:
         self.model = on_meta(built.model)
-        train(self.model)
+        try:
+            train(self.model)
+        except Exception as error:
+            raise TargetError(
+                f"the model cannot be put in training mode: train() raises {type(error).__name__}: {text_of(error)}",
+                "correct the train() method, which PyTorch calls with the mode",
+                code="BN902",
+            ) from error
         self.build_step = built.step
         self.weights = built.weights
         self._rebuild = rebuild
@@ -121,16 +128,7 @@ class Capture:
 
     def _climb_down(self, batch_size: int) -> ModelGraph:
         if self.inputs is None:
-            return ModelGraph(
-                fx=fx.Graph(),
-                batch_size=batch_size,
-                inputs=(),
-                norm_calls=(),
-                output=None,
-                step="modules",
-                coverage=0.0,
-                error=self._input_error,
-            )
+            return _not_run(batch_size, "modules", self._input_error)
         if self._varying is not None and self._real is not None:
             return _marked(self._record(self._real, batch_size, "real"), self._varying)
         graph = self._record(self.model, batch_size, "meta")
@@ -148,10 +146,13 @@ class Capture:
 
     def _record(self, model: nn.Module, batch_size: int, step: str, seed: int = 0) -> ModelGraph:
         assert self.inputs is not None
-        with rng_kept(), weights_answered([]):
-            seeded(seed)
+        with state_kept(), weights_answered([]):
+            seeded(seed + batch_size)
             make = self._meta_tensor if step == "meta" else self._real_tensor
-            args, kwargs = self.inputs.tensors(batch_size, make)
+            try:
+                args, kwargs = self.inputs.tensors(batch_size, make)
+            except (RuntimeError, MemoryError) as failure:  # a size that no memory holds
+                return _not_run(batch_size, "partial", forward_error(failure, None))
             layers = self._by_path if model is self.model else self._layers_of_real()
             with torch.set_grad_enabled(step == "meta"):
                 graph = Recorder(model, layers).record(args, kwargs, batch_size, step)
@@ -173,7 +174,7 @@ class Capture:
                 continue
             for candidate in itertools.islice(model_inputs.candidates(module), _PART_TRIES):
                 args, kwargs = candidate.tensors(graph.batch_size, self._meta_tensor)
-                with rng_kept(), weights_answered([]):
+                with state_kept(), weights_answered([]):
                     part = Recorder(module, self._by_path, path).record(args, kwargs, graph.batch_size, "meta")
                 if part.error is None:
                     calls += part.norm_calls
@@ -215,9 +216,9 @@ class Capture:
         if self.inputs is None:
             return None
         real = self._real if self._varying is not None else None
-        args, kwargs = self.inputs.tensors(batch_size, self._meta_tensor if real is None else self._real_tensor)
         try:
-            with rng_kept(), weights_answered([]), norms_intercepted(), torch.no_grad():
+            args, kwargs = self.inputs.tensors(batch_size, self._meta_tensor if real is None else self._real_tensor)
+            with state_kept(), weights_answered([]), norms_intercepted(), torch.no_grad():
                 return shapes((real or self.model)(*args, **kwargs))
         except (Exception, SystemExit):  # the recorder knows more ways to get on
             return self.graph(batch_size).output
@@ -261,7 +262,7 @@ class Capture:
     def _try(self, candidate: ModelInputs) -> ModelGraph:
         # a lazy layer takes its size from the first shape that it sees, which may be the wrong one
         model = copy.deepcopy(self.model) if _is_lazy(self.model) else self.model
-        with rng_kept(), weights_answered([]), torch.no_grad():
+        with state_kept(), weights_answered([]), torch.no_grad():
             args, kwargs = candidate.tensors(_TRIED_BATCH, self._meta_tensor)
             return Recorder(model, {}).record(args, kwargs, _TRIED_BATCH, "meta")
 
@@ -315,6 +316,19 @@ class Capture:
 
 def _called(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _not_run(batch_size: int, step: str, error: ForwardError | None) -> ModelGraph:
+    return ModelGraph(
+        fx=fx.Graph(),
+        batch_size=batch_size,
+        inputs=(),
+        norm_calls=(),
+        output=None,
+        step=step,
+        coverage=0.0,
+        error=error,
+    )
 
 
 def _fits(call: NormCall) -> bool:

@@ -71,7 +71,8 @@ class NormCall:
     `shape` is the input's shape, `values` the number of elements behind each statistic (per channel for batch norm
     over the whole batch of one device, per sample and channel for instance norm, per sample and group for group
     norm, per position for layer and RMS norm). `uses_batch_statistics` is False for a batch norm in eval mode with
-    running statistics. `data_dependent` says that the number of rows comes from a data-dependent operation, named
+    running statistics. `checked` is False where torch does not refuse a single value, as `torch.batch_norm`
+    called directly. `data_dependent` says that the number of rows comes from a data-dependent operation, named
     by `data_dependent_origin`.
     """
 
@@ -80,6 +81,7 @@ class NormCall:
     shape: tuple[int, ...]
     values: int
     uses_batch_statistics: bool
+    checked: bool = True
     data_dependent: bool = False
     data_dependent_origin: str | None = None
     checkpointed: bool = False

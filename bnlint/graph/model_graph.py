@@ -35,7 +35,8 @@ class ModelGraph:
     """One recorded forward pass in training mode at one batch size.
 
     `called_modules` are the paths of the modules that ran, `used_parameters` those of the parameters that an
-    operation or a leaf module read, `opaque_modules` those that cannot be looked into (scripted ones).
+    operation or a leaf module read, `opaque_modules` those that cannot be looked into (scripted ones). `drew_random`
+    says that the forward drew from Python's or NumPy's global random generator.
 
     `fx` holds fx's node kinds; every node's `meta` has: "shape" (a tuple of ints, a nested list or dict of such tuples
     for several tensors, or None), "dtype" (likewise, names as "float32"), "op" (the name of the function, method or
@@ -60,6 +61,7 @@ class ModelGraph:
     called_modules: frozenset[str] = field(default_factory=frozenset)
     used_parameters: frozenset[str] = field(default_factory=frozenset)
     opaque_modules: tuple[str, ...] = ()
+    drew_random: bool = False
 
     def calls(self, kind: str) -> tuple[NormCall, ...]:
         """The norm calls of one kind ("batch", "instance", "group", "layer", "rms") in the order they ran."""

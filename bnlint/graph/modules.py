@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 from torch import nn
@@ -34,7 +35,9 @@ def walk_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def train(model: nn.Module) -> None:
     """Put a model in training mode, also where a class has a `train` method of another meaning."""
     try:
-        model.train()
+        inspect.signature(model.train).bind()
     except TypeError:  # `def train(self, loader, epochs)`
         for _, module in walk(model):
             module.training = True
+        return
+    model.train()

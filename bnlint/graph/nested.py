@@ -74,3 +74,13 @@ def mixes_devices(*values: Any) -> bool:
 
     visit(list(values))
     return {"meta", "cpu"} <= found
+
+
+def acyclic(value: Any, around: tuple[int, ...] = ()) -> Any:
+    """The same nested value, with None in the place of a container inside itself."""
+    if id(value) in around:
+        return None
+    inside = (*around, id(value))
+    if isinstance(value, (tuple, list, dict)):
+        return mapped(value, lambda item: acyclic(item, inside))
+    return value

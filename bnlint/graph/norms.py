@@ -69,6 +69,12 @@ def kind_of(module: nn.Module) -> str | None:
     return None
 
 
+def running_mean_of(module: nn.Module) -> torch.Tensor | None:
+    """The running mean of a norm, None without one; a scripted module keeps its buffers elsewhere than others."""
+    mean = getattr(module, "running_mean", None)
+    return mean if isinstance(mean, torch.Tensor) else None
+
+
 def statistics_values(kind: str, shape: Sequence[int], arguments: Mapping[str, Any]) -> int:
     """How many elements stand behind each statistic of a norm on an input of this shape.
 
@@ -108,7 +114,7 @@ def layer_of(path: str, module: nn.Module, kind: str) -> Layer:
         eps=float(eps) if isinstance(eps, (int, float)) else None,
         momentum=float(momentum) if isinstance(momentum, (int, float)) else None,
         affine=bool(parameters),
-        tracking=module._buffers.get("running_mean") is not None,
+        tracking=running_mean_of(module) is not None,
         training=module.training,
         sync=isinstance(module, nn.SyncBatchNorm),
         num_groups=getattr(module, "num_groups", None) if kind == "group" else None,
@@ -160,5 +166,5 @@ def _features(module: nn.Module) -> int | None:
     shape = getattr(module, "normalized_shape", None)
     if shape is not None:
         return int(math.prod(shape))
-    mean = module._buffers.get("running_mean")
-    return mean.numel() if isinstance(mean, torch.Tensor) else None
+    mean = running_mean_of(module)
+    return None if mean is None else mean.numel()

@@ -21,7 +21,9 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
 
+from bnlint.errors import text_of
 from bnlint.graph import datadependent, norms
+from bnlint.graph.build import random_state
 from bnlint.graph.devices import is_move, stay, without_device
 from bnlint.graph.frames import calling_frame, is_internal, span_of_frame
 from bnlint.graph.intercept import (
@@ -35,7 +37,7 @@ from bnlint.graph.layer import Layer, NormCall
 from bnlint.graph.meta_kernels import KERNELS, answer
 from bnlint.graph.model_graph import ForwardError, ModelGraph
 from bnlint.graph.modules import walk
-from bnlint.graph.nested import dtypes, flat_shapes, holds_tensor, items, mapped, mixes_devices, shapes
+from bnlint.graph.nested import acyclic, dtypes, flat_shapes, holds_tensor, items, mapped, mixes_devices, shapes
 from bnlint.source.file import display_path
 
 # Queries that give no tensor: nothing to record.
@@ -154,7 +156,7 @@ class Recorder(fx.Tracer):
         node_args = tuple(visit(item) for item in args)
         node_kwargs = {key: visit(item) for key, item in kwargs.items()}
         node = self.graph.create_node(op, target, node_args, node_kwargs, name=None)
-        node.meta["op"] = name
+        node.meta.update(op=name, shape=None, dtype=None, module=self.stack[-1], owner_call=self.calls[-1], span=None)
         node.meta["from_input"] = any(item.meta["from_input"] for item in inputs)
         return node
 
@@ -335,7 +337,7 @@ class Recorder(fx.Tracer):
         layer = self.layers.get(path) if registered else None
         if layer is None:
             layer = replace(norms.layer_of(path, m, kind), span=node.meta["span"], functional=True)
-        statistics = kind not in ("batch", "instance") or m.training or m._buffers.get("running_mean") is None
+        statistics = kind not in ("batch", "instance") or m.training or norms.running_mean_of(m) is None
         arguments: dict[str, Any] = {
             "num_groups": getattr(m, "num_groups", 1),
             "normalized_shape": getattr(m, "normalized_shape", ()),
@@ -366,7 +368,10 @@ class Recorder(fx.Tracer):
                 statistics or kind not in ("batch",),
                 node.meta["span"],
             )
-        self.norm_call(layer, node, shape, arguments, statistics)
+        # torch's one-value check is in torch.nn.functional; the functions of torch itself have none
+        self.norm_call(
+            layer, node, shape, arguments, statistics, checked=func is getattr(nn.functional, node.meta["op"])
+        )
 
     def owning_layer(self, arguments: Mapping[str, Any], kind: str) -> Layer | None:
         """The norm layer whose statistics or weight a functional call uses, else the norm layer that makes it."""
@@ -386,6 +391,8 @@ class Recorder(fx.Tracer):
         shape: tuple[int, ...],
         arguments: Mapping[str, Any],
         statistics: bool,
+        *,
+        checked: bool = True,
     ) -> None:
         source = node.all_input_nodes[0] if node.all_input_nodes else node
         axes = () if layer.kind != "batch" else (0, *range(2, len(shape)))
@@ -397,6 +404,7 @@ class Recorder(fx.Tracer):
                 shape=shape,
                 values=norms.statistics_values(layer.kind, shape, arguments),
                 uses_batch_statistics=statistics,
+                checked=checked,
                 data_dependent=origin is not None,
                 data_dependent_origin=origin,
                 checkpointed=self.checkpoints > 0,
@@ -421,11 +429,16 @@ class Recorder(fx.Tracer):
             inputs.extend(flat_shapes(value))
         error: ForwardError | None = None
         output: Any = None
+        drawn = random_state()
         try:
             with _recording(self):
                 output = self.root(*args, **kwargs)
                 if inspect.isgenerator(output):
                     output = list(output)  # nothing of it has run before
+                if inspect.iscoroutine(output):
+                    output.close()
+                    raise TypeError("forward is a coroutine function: calling the module runs nothing of it")
+                output = acyclic(output)
             node = self.graph.create_node("output", "output", (self.output_node(output),))
             node.meta.update(op="output", from_input=True)
             self.describe(node, output, None)
@@ -445,6 +458,7 @@ class Recorder(fx.Tracer):
             called_modules=frozenset(self.called),
             used_parameters=frozenset(self.used_parameters),
             opaque_modules=tuple(dict.fromkeys(self.opaque)),
+            drew_random=drawn != random_state(),
         )
 
     def output_node(self, value: Any) -> Any:
@@ -498,7 +512,7 @@ def forward_error(failure: BaseException, module: str | None) -> ForwardError:
     """What a forward raised, at the innermost line outside torch."""
     frames = traceback.extract_tb(failure.__traceback__)
     place = next((frame for frame in reversed(frames) if not is_internal(frame.filename)), None)
-    message = str(failure).strip() or "no message"
+    message = text_of(failure)
     return ForwardError(
         type_name=type(failure).__name__,
         message=message,

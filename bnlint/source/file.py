@@ -25,7 +25,10 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 def display_path(path: str | os.PathLike[str]) -> str:
     """The path as findings show it: relative to the working folder when below it, else absolute."""
     # abspath and not resolve: a link is shown as the user named it.
-    working, absolute = str(Path.cwd()), os.path.abspath(path)  # noqa: PTH100
+    try:
+        working, absolute = str(Path.cwd()), os.path.abspath(path)  # noqa: PTH100
+    except FileNotFoundError:  # the checked code has removed the working folder
+        return Path(path).as_posix()
     for folder, file in ((working, absolute), (os.path.realpath(working), os.path.realpath(absolute))):
         if Path(file).is_relative_to(folder):
             return Path(file).relative_to(folder).as_posix()

@@ -95,7 +95,21 @@ model = Scorer()
             inputs=((5, 8),),
             note="the folded time axis feeds the statistics too: 5 values at batch size 1",
         ),
+        Valid(
+            """\
+class Unchecked(nn.Module):
+    def forward(self, x):
+        return torch.batch_norm(x, None, None, None, None, True, 0.1, 1e-5, False)
+
+
+model = Unchecked()
+""",
+            training={"batch_size": 1},
+            inputs=((4,),),
+            note="the check is in torch.nn.functional: torch.batch_norm gives zeros and raises nothing",
+        ),
     )
+
     invalid = (
         Invalid(
             "model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8))",
@@ -199,7 +213,7 @@ model = Twins()
         vulnerable, undecided = [], []
         calls = context.graph(batch_size).distinct_calls("batch")
         for call, count in calls:
-            if call.values != 1 or not call.uses_batch_statistics or call.data_dependent:
+            if call.values != 1 or not call.uses_batch_statistics or call.data_dependent or not call.checked:
                 continue
             ranks = context.ranks(call.layer)
             if ranks == 1:

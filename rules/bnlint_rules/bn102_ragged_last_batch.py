@@ -192,5 +192,6 @@ model = GhostBatchNorm()
             if call.values == 1
             and call.uses_batch_statistics
             and not call.data_dependent
+            and call.checked
             and context.ranks(call.layer) == 1
         ]

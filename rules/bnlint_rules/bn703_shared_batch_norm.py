@@ -113,7 +113,42 @@ model = Siamese()
             inputs=((4,), (4,)),
             note="no running statistics to mix",
         ),
+        Valid(
+            """\
+class Frames(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, clip):
+        return torch.stack([self.encoder(clip[:, t]) for t in range(clip.size(1))], 1)
+
+
+model = Frames()
+""",
+            inputs=((5, 3, 4, 4),),
+            note="the frames of a clip have one distribution",
+        ),
+        Valid(
+            """\
+class Bags(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return torch.stack([self.norm(self.linear(bag)).mean(0) for bag in x])
+
+
+model = Bags()
+""",
+            training={"batch_size": 8},
+            inputs=((6, 4),),
+            note="one call for each sample: their number is the batch size, not a number of inputs",
+        ),
     )
+
     invalid = (
         Invalid(
             """\
@@ -170,6 +205,23 @@ model = Refinement()
             modules=("norm",),
             note="a loop over one layer",
         ),
+        Invalid(
+            """\
+class ColourAndDepth(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.norm(x[:, :3]) + self.norm(x[:, 3:])
+
+
+model = ColourAndDepth()
+""",
+            inputs=((6, 4, 4),),
+            modules=("norm",),
+            note="two kinds of input in one tensor",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic]:
@@ -178,8 +230,9 @@ model = Refinement()
             if call.uses_batch_statistics and call.layer.tracking and not call.layer.functional:
                 calls[call.path].append(call)
         for group in calls.values():
-            sources = {_batch_of(_input(call.node)) for call in group}
-            if len(sources) < 2:
+            sources = {_input(call.node) for call in group}
+            pieces = {_pieces_of(source) for source in sources}
+            if len(sources) < 2 or (len(pieces) == 1 and None not in pieces):
                 continue
             shapes = list(dict.fromkeys(call.shape for call in group))
             spans = dict.fromkeys(call.node.meta["span"] for call in group)
@@ -202,16 +255,43 @@ def _input(node: fx.Node) -> fx.Node:
     return value if isinstance(value, fx.Node) else node
 
 
-def _batch_of(node: fx.Node) -> fx.Node:
-    """The batch that a piece was cut from along the sample axis; the node itself when it is no such piece."""
-    if node.meta["op"] == "getitem":
-        split = node.all_input_nodes[0]
-        axis = split.args[2] if len(split.args) > 2 else split.kwargs.get("dim", 0)
-        if split.meta["op"] in _SPLITS and axis == 0:
-            return split.all_input_nodes[0]
-    if node.meta["op"] == "__getitem__" and len(node.all_input_nodes) == 1:
-        source = node.all_input_nodes[0]
-        shape, cut = source.meta["shape"], node.meta["shape"]
-        if isinstance(node.args[1], slice) and shape[1:] == cut[1:]:
-            return source
-    return node
+def _pieces_of(node: fx.Node) -> frozenset[fx.Node] | None:
+    """The tensors that an input was cut from along an axis other than the channels; None when it is no such piece.
+
+    A frame of a clip, a bag of a batch or a chunk of it is a piece, and stays one through whatever is computed from it.
+    """
+    found: set[fx.Node] = set()
+    seen, waiting = {node}, [node]
+    while waiting:
+        current = waiting.pop()
+        if current.op == "placeholder":
+            return None
+        source = _cut_from(current)
+        if source is not None:
+            found.add(source)
+            continue
+        for before in current.all_input_nodes:
+            if before not in seen:
+                seen.add(before)
+                waiting.append(before)
+    return frozenset(found) or None
+
+
+def _cut_from(node: fx.Node) -> fx.Node | None:
+    """The tensor that this node is one piece of."""
+    if len(node.all_input_nodes) != 1:
+        return None
+    source = node.all_input_nodes[0]
+    if node.meta["op"] == "getitem" and source.meta["op"] in _SPLITS:
+        axis = source.args[2] if len(source.args) > 2 else source.kwargs.get("dim", 0)
+        return source.all_input_nodes[0] if axis != 1 else None
+    if node.meta["op"] == "getitem" and source.meta["op"] == "unbind":
+        return source.all_input_nodes[0]
+    if node.meta["op"] == "select":
+        return source
+    if node.meta["op"] != "__getitem__":
+        return None
+    index = node.args[1] if isinstance(node.args[1], (list, tuple)) else (node.args[1],)
+    if len(index) > 1 and isinstance(index[1], slice) and index[1] != slice(None):
+        return None  # a range of channels is another kind of input, as colour beside depth
+    return source if any(isinstance(item, (int, slice)) and item != slice(None) for item in index) else None

@@ -177,6 +177,40 @@ model = StochasticDepth()
             inputs=((4,),),
             note="not checked: which blocks run is drawn anew in each step",
         ),
+        Valid(
+            """\
+class AdversarialTwin(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mode = "clean"
+        self.clean, self.adversarial = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.clean(x) if self.mode == "clean" else self.adversarial(x)
+
+
+model = AdversarialTwin()
+""",
+            inputs=((4,),),
+            note="not checked: the training loop sets the mode",
+        ),
+        Valid(
+            """\
+class Guarded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.norm(x) if len(x) > 1 else x
+
+
+model = Guarded()
+""",
+            training={"batch_size": 1},
+            inputs=((4,),),
+            note="it runs at any larger batch size",
+        ),
     )
 
     invalid = (
@@ -247,8 +281,13 @@ model = Net()
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
         graph = context.graph()
-        touched = _touched(context, graph)
-        unused = [layer for layer in context.layers if not touched(layer)]
+        unused = list(context.layers)
+        # other batch sizes take other ways, as `if len(x) > 1:`; they are only traced for a norm that did not run
+        for size in dict.fromkeys((context.batch_size, 1, 2)):
+            traced = context.graph(size) if unused else graph
+            if traced.error is None or traced is graph:
+                touched = _touched(context, traced)
+                unused = [layer for layer in unused if not touched(layer)]
         reason = _unknown_forward(context, graph) if unused else None
         if reason is not None:
             yield self.not_checked(reason)
@@ -317,7 +356,9 @@ def _unknown_forward(context: Context, graph: ModelGraph) -> str | None:
         return "the forward pass was not recorded to its end"
     if hasattr(context.model, "training_step"):
         return "training runs training_step, which may call other parts than the forward"
-    if any(node.meta["op"] in _RANDOM and node.meta["shape"] in ((), (1,)) for node in graph.fx.nodes):
+    if graph.drew_random or any(
+        node.meta["op"] in _RANDOM and node.meta["shape"] in ((), (1,)) for node in graph.fx.nodes
+    ):
         return "the forward draws a random number, which may choose the layers that run"
     return None
 
@@ -375,7 +416,7 @@ def _optional(module: nn.Module, attribute: str) -> bool:
 
 
 def _chosen_at_run_time(module: nn.Module, attribute: str) -> bool:
-    """Whether the forward picks an item of a part by a value, as `self.norms[self.domain]`, or draws at random."""
+    """Whether the forward picks a part by a value that others set, as `self.norms[self.domain]`."""
     forward = _parse(type(module).forward)
     if forward is None:
         return False
@@ -387,7 +428,11 @@ def _chosen_at_run_time(module: nn.Module, attribute: str) -> bool:
         if isinstance(name, ast.Name)
     }
     for node in ast.walk(forward):
-        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith(("random.", "np.random.", "numpy.random.")):
+        if (
+            isinstance(node, (ast.If, ast.IfExp))
+            and _asks_for_a_choice(module, node.test)
+            and _mentions(node, attribute)
+        ):
             return True
         if not isinstance(node, ast.Subscript) or not _is_part(node, attribute):
             continue
@@ -395,6 +440,13 @@ def _chosen_at_run_time(module: nn.Module, attribute: str) -> bool:
         if names - counters:
             return True
     return False
+
+
+def _asks_for_a_choice(module: nn.Module, test: ast.expr) -> bool:
+    """Whether a condition compares an attribute that names one of several ways, as `self.mode == "clean"`."""
+    compared = (node for node in ast.walk(test) if isinstance(node, ast.Compare))
+    names = (name.attr for node in compared for name in ast.walk(node.left) if isinstance(name, ast.Attribute))
+    return any(type(vars(module).get(name)) in (str, int) for name in names)
 
 
 def _other_entry(module: nn.Module, attribute: str) -> bool:

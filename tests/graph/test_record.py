@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -487,8 +490,8 @@ class Overriding(nn.Module):
         self.fc, self.norm = nn.Linear(3, 4), nn.BatchNorm1d(4)
         self.eval()
 
-    def train(self, loader: Any = None, epochs: Any = None) -> Any:
-        raise TypeError("train() missing 2 required positional arguments: 'loader' and 'epochs'")
+    def train(self, loader: Any, epochs: int) -> Any:  # type: ignore[override]
+        raise AssertionError("this trains")
 
     def named_modules(self) -> Any:  # type: ignore[override]
         return super().named_modules()
@@ -532,3 +535,95 @@ def test_a_forward_that_draws_numbers_is_recorded_the_same_way_every_time() -> N
         return [call.path for call in graph_of(make, (3,)).norm_calls]
 
     assert len({tuple(called()) for _ in range(8)}) == 1
+
+
+def test_a_scripted_norm_is_opaque_and_no_error() -> None:
+    def make() -> nn.Module:
+        scripted: Any = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+        return nn.Sequential(scripted, nn.BatchNorm1d(4))
+
+    graph = captured(make, (3,)).graph(2)
+    assert graph.opaque_modules == ("0",)
+    assert [call.path for call in graph.norm_calls] == ["1"]
+
+
+def test_torch_s_own_batch_norm_has_no_check() -> None:
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        return torch.batch_norm(
+            F.batch_norm(x, None, None, training=True), None, None, None, None, True, 0.1, 1e-5, False
+        )
+
+    graph = graph_of(lambda: Forward(forward), (3,), batch_size=1)
+    assert [(call.values, call.checked) for call in graph.norm_calls] == [(1, True), (1, False)]
+
+
+def test_what_the_forward_does_to_the_process_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        os.chdir("/")
+        return x
+
+    assert graph_of(lambda: Forward(forward, fc=nn.Linear(3, 3)), (3,)).output == (2, 3)
+    assert Path.cwd() == tmp_path
+
+
+def test_a_removed_working_folder_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RuntimeError("gone")
+
+    error = captured(lambda: Forward(forward, fc=nn.Linear(3, 3)), (3,)).graph(2).error
+    assert error is not None and error.message == "gone"
+
+
+def test_an_exception_that_cannot_be_printed_is_named() -> None:
+    class Unprintable(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        raise Unprintable
+
+    error = captured(lambda: Forward(forward, fc=nn.Linear(3, 3)), (3,)).graph(2).error
+    assert error is not None and (error.type_name, error.message) == ("Unprintable", "no message")
+
+
+def test_an_output_that_holds_itself_ends() -> None:
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        output: list[Any] = [x]
+        output.append(output)
+        return output
+
+    assert graph_of(lambda: Forward(forward, fc=nn.Linear(3, 3)), (3,)).output == [(2, 3), None]
+
+
+def test_a_coroutine_is_no_output() -> None:
+    async def forward(self: Any, x: torch.Tensor) -> Any:
+        return x
+
+    error = captured(lambda: Forward(forward, fc=nn.Linear(3, 3)), (3,)).graph(2).error
+    assert error is not None and "coroutine" in error.message
+
+
+def test_an_input_that_no_memory_holds_is_the_input_s_fault() -> None:
+    error = captured(lambda: nn.Conv2d(3, 4, 1), (3, 10**9, 10**12)).graph(2).error
+    assert error is not None
+
+
+def test_a_train_method_that_raises_is_said() -> None:
+    class Stubborn(nn.Linear):
+        def train(self, mode: bool = True) -> Any:
+            raise RuntimeError("frozen for ever")
+
+    with pytest.raises(Exception, match="frozen for ever"):
+        captured(lambda: Stubborn(3, 4), (3,))
+
+
+def test_drawing_from_the_global_generator_is_noted() -> None:
+    assert graph_of(lambda: Forward(lambda self, x: x * random.random(), fc=nn.Linear(3, 3)), (3,)).drew_random
+    assert not graph_of(lambda: nn.Dropout(0.5), (3,)).drew_random
