@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -346,6 +347,8 @@ def test_an_endless_target_ends_with_its_parent(tmp_path: Path, number: int, sta
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a suite that a shell started in the background ignores SIGINT, and its children inherit that
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(lambda: (tmp_path / "pid").exists() or parent.poll() is not None, "the target never started")
     assert parent.poll() is None, parent.communicate()

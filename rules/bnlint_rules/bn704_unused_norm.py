@@ -283,11 +283,16 @@ model = Net()
         graph = context.graph()
         unused = list(context.layers)
         # other batch sizes take other ways, as `if len(x) > 1:`; they are only traced for a norm that did not run
+        called = {graph.called_modules}
         for size in dict.fromkeys((context.batch_size, 1, 2)):
             traced = context.graph(size) if unused else graph
             if traced.error is None or traced is graph:
+                called.add(traced.called_modules)
                 touched = _touched(context, traced)
                 unused = [layer for layer in unused if not touched(layer)]
+        if unused and len(called) > 1:
+            yield self.not_checked("which modules run changes from one forward to the next")
+            return
         reason = _unknown_forward(context, graph) if unused else None
         if reason is not None:
             yield self.not_checked(reason)
