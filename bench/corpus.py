@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import truth
 from zoo_models import define_missing_operators
 
 _WHEEL = "wheel"
+_LISTED = 24  # norms of one model that the case file lists at most
 
 
 def main(cases: Path, checkouts: Path, only: str = "") -> int:
@@ -87,6 +89,12 @@ def run_case(case: dict[str, Any], source: Path) -> str:
         notes += f", {one.error.type_name} in {one.error.module}: {one.error.message[:90]}"
     if wrong_width:
         notes += f", wrong width: {wrong_width}"
+    if len(measured) == _LISTED and measured < found:
+        # the case file lists no more than this: measure the model again, without bnlint
+        torch.manual_seed(0)
+        failures, _ = truth.run_recorded(scope["build"](), scope["inputs"](1))
+        measured = {(path, tuple(size)) for path, size in zip(failures.paths, failures.sizes, strict=True)}
+        notes += f", measured anew: {len(measured)}"
     if found != measured:
         return f"different: found {sorted(found)}, measured {sorted(measured)}; {notes}"
     if verdict != case["expected"]["train_batch_1"]:

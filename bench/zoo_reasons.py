@@ -12,8 +12,9 @@ REASONS: dict[tuple[str, str], str] = {
     ),
     ("BN205", ""): (
         "True: parts of one model are built with different values. In torchvision the MobileNetV3 backbones set eps "
-        "and momentum and the segmentation heads keep the defaults; in timm's MaxxViT family the convolution stages "
-        "have eps 1e-5 and the transformer stages 1e-6. It harms none of them, hence information."
+        "and momentum and the segmentation heads keep the defaults; in timm's `coatnet_bn_0_rw_224` the convolution "
+        "stages have eps 1e-5 and the transformer stages 1e-6; in its EfficientViT-L models the body has eps 1e-7 and "
+        "the head 1e-5. It harms none of them, hence information."
     ),
     ("BN701", ""): (
         "True: batch norm subtracts the bias of the layer before it again. For each line that builds such a layer, one "
