@@ -165,8 +165,11 @@ class Capture:
     def _with_parts(self, graph: ModelGraph) -> ModelGraph:
         """A partial graph with the norm calls of the modules that it did not reach, where they run alone.
 
-        Their inputs are assumed: the first shapes that each admits.
+        Their inputs are assumed: the first shapes that each admits. A model that runs at another batch size and refuses
+        this one guards itself: then nothing behind the guard runs, and nothing there is at fault.
         """
+        if self._record(self.model, graph.batch_size + 1, "meta").error is None:
+            return graph
         calls, called = list(graph.norm_calls), set(graph.called_modules)
         for path, module in walk(self.model):
             inside = [layer for layer in self._by_path if layer == path or layer.startswith(f"{path}.")]

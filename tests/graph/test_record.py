@@ -627,3 +627,12 @@ def test_a_train_method_that_raises_is_said() -> None:
 def test_drawing_from_the_global_generator_is_noted() -> None:
     assert graph_of(lambda: Forward(lambda self, x: x * random.random(), fc=nn.Linear(3, 3)), (3,)).drew_random
     assert not graph_of(lambda: nn.Dropout(0.5), (3,)).drew_random
+
+
+def test_nothing_behind_a_guard_on_the_batch_size_is_judged() -> None:
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        assert len(x) > 1, "more than one sample is needed"
+        return self.head(x)
+
+    graph = captured(lambda: Forward(forward, head=nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))), (3,)).graph(1)
+    assert graph.error is not None and graph.norm_calls == ()
