@@ -18,7 +18,8 @@ REASONS: dict[tuple[str, str], str] = {
     ),
     ("BN701", ""): (
         "True: batch norm subtracts the bias of the layer before it again. For each line that builds such a layer, one "
-        "model was run in float64 with these biases shifted at random: its training output stayed the same to 1e-12."
+        "model (of RAFT its encoder) was run in float64 with these biases shifted at random: its training output "
+        "stayed the same to 1e-12."
     ),
     ("BN705", ""): (
         "True: in ViTamin `norm2` of a block feeds `mlp`, and `GeGluMlp` begins with a LayerNorm of its own."

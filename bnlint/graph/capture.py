@@ -165,10 +165,11 @@ class Capture:
     def _with_parts(self, graph: ModelGraph) -> ModelGraph:
         """A partial graph with the norm calls of the modules that it did not reach, where they run alone.
 
-        Their inputs are assumed: the first shapes that each admits. A model that runs at another batch size and refuses
-        this one guards itself: then nothing behind the guard runs, and nothing there is at fault.
+        Their inputs are assumed: the first shapes that each admits. A model that gets further at another batch size
+        guards itself against this one: then nothing behind the guard runs, and nothing there is at fault.
         """
-        if self._record(self.model, graph.batch_size + 1, "meta").error is None:
+        other = self._record(self.model, graph.batch_size + 1, "meta").error
+        if other is None or graph.error is None or (other.path, other.line) != (graph.error.path, graph.error.line):
             return graph
         calls, called = list(graph.norm_calls), set(graph.called_modules)
         for path, module in walk(self.model):
