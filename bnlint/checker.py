@@ -21,7 +21,7 @@ from bnlint.graph.inputs import ModelInputs
 from bnlint.linter import found_by, run_diagnostic, unsuppressed, with_severity
 from bnlint.options import Options
 from bnlint.page import page_of
-from bnlint.registry import Loaded, is_selected, load_rules, select
+from bnlint.registry import Loaded, is_selected, known_words, load_rules, select
 from bnlint.report.report import Report, TargetResult
 from bnlint.source.file import SourceFile, display_path
 from bnlint.source.suppressions import Suppressions
@@ -267,6 +267,12 @@ class _SeenFile:
         suppressions = Suppressions.of(self.source)
         for line, problem in suppressions.problems:
             yield self._diagnostic(line, f"this comment suppresses nothing: {problem}", target)
+        known = known_words() | {word.casefold() for item in self.loaded for word in (item.code, item.name)}
+        for item in suppressions.items:
+            for rule in item.rules:
+                own = rule.casefold().startswith("bn") or not any(letter.isdigit() for letter in rule)
+                if own and rule.casefold() not in known:  # the code of another package may be installed elsewhere
+                    yield self._diagnostic(item.line, f"{rule} is no installed rule: nothing is ignored", target)
         if not self.complete:
             return
         ran = {

@@ -46,6 +46,8 @@ def execute(source: SourceFile, wanted: tuple[str, ...] | None) -> tuple[dict[st
         code = compile(part.tree, str(path), "exec", dont_inherit=True)
         namespace = _run(code, name, path, package, set())
     notes += dict.fromkeys(str(item) for item in weights)
+    for line, name in part.lost:
+        notes.append(f"the loop in line {line} was not executed, though it fills {name}, of which a model is built")
     return namespace, tuple(notes)
 
 

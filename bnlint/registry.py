@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.metadata
 import pkgutil
@@ -226,3 +227,10 @@ def _suggestion(word: str, known: Iterable[Loaded | Page]) -> str:
     words = {text.lower(): text for item in known for text in (item.code, item.name)}
     near = difflib.get_close_matches(word.lower(), words, n=1)
     return f"did you mean {words[near[0]]}?" if near else "`bnlint rules` lists the codes and names"
+
+
+@functools.cache
+def known_words() -> frozenset[str]:
+    """The codes and names of all installed rules and of the run itself, in lower case."""
+    everything: list[Page | Loaded] = [*PAGES, *load_rules()]
+    return frozenset(word.casefold() for item in everything for word in (item.code, item.name))

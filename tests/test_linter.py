@@ -446,3 +446,20 @@ def test_a_file_nested_too_deeply_is_a_finding() -> None:
     text = NET + "if 1 == 0:\n    pass\n" + "".join(f"elif 1 == {i}:\n    pass\n" for i in range(3000))
     (result,) = lint(text, EveryBatchNorm)
     assert [(item.code, "nested too deeply" in item.message) for item in result.diagnostics] == [("BN900", True)]
+
+
+def test_a_loop_that_fills_a_model_and_is_not_executed_is_said() -> None:
+    text = """
+parts = []
+for i in range(3):
+    print(i)
+    parts.append(nn.BatchNorm1d(4))
+model = nn.Sequential(*parts)
+"""
+    (result,) = lint(text, EveryBatchNorm, facts={"inputs": [[4]]})
+    assert "was not executed, though it fills parts" in result.notes[0]
+
+
+def test_a_comment_with_a_mistyped_code_is_said() -> None:
+    found = codes(lint("model = nn.BatchNorm1d(4)  # bnlint: ignore[BN20]\n", EveryBatchNorm))
+    assert "BN905" in found

@@ -39,6 +39,7 @@ from bnlint.source.file import SourceFile
 
 _TRIED_BATCH = 2  # at which assumed input shapes are tried
 _PART_TRIES = 16  # input shapes tried for a module that the recording did not reach
+_MISSING = ("ImportError", "ModuleNotFoundError", "NotImplementedError", "OSError")  # as of a compiled extension
 _LARGE = 200_000_000  # parameters; about a gigabyte of float32
 
 
@@ -165,11 +166,10 @@ class Capture:
     def _with_parts(self, graph: ModelGraph) -> ModelGraph:
         """A partial graph with the norm calls of the modules that it did not reach, where they run alone.
 
-        Their inputs are assumed: the first shapes that each admits. A model that gets further at another batch size
-        guards itself against this one: then nothing behind the guard runs, and nothing there is at fault.
+        Their inputs are assumed: the first shapes that each admits. Where the model itself refuses its input, by a
+        guard or a wrong shape, nothing behind that place runs, and nothing there is judged.
         """
-        other = self._record(self.model, graph.batch_size + 1, "meta").error
-        if other is None or graph.error is None or (other.path, other.line) != (graph.error.path, graph.error.line):
+        if graph.error is None or not (graph.error.values_missing or graph.error.type_name in _MISSING):
             return graph
         calls, called = list(graph.norm_calls), set(graph.called_modules)
         for path, module in walk(self.model):

@@ -112,6 +112,7 @@ class Slice:
     kept: tuple[tuple[int, int], ...]
     skipped: tuple[tuple[int, int], ...]
     skipped_effects: tuple[int, ...]
+    lost: tuple[tuple[int, str], ...] = ()
 
 
 class _Kind(enum.Enum):
@@ -179,7 +180,27 @@ def module_slice(source: SourceFile, wanted: Collection[str] | None = None) -> S
         kept=tuple(_ranges(units.items, kept, wanted=True)),
         skipped=tuple(_ranges([*units.items, *units.guards], kept, wanted=False)),
         skipped_effects=tuple(sorted({unit.lines[0] for unit in skipped if unit.kind is _Kind.EFFECT})),
+        lost=tuple(dict.fromkeys(_lost(source.tree, kept))),
     )
+
+
+def _lost(tree: ast.Module, kept: Collection[_Unit]) -> Iterator[tuple[int, str]]:
+    """The loops that are left out although they fill what a kept statement after them is built from."""
+    run = [unit.statement for unit in kept]
+    for loop in tree.body:
+        if not isinstance(loop, (ast.For, ast.While)) or loop in run:
+            continue
+        last = loop.end_lineno or loop.lineno
+        used = {name for unit in kept if unit.lines[0] > last for name in unit.loads}
+        filled = {
+            root_name(node.func.value)
+            for node in ast.walk(loop)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _FILLING
+        }
+        yield from ((loop.lineno, name) for name in sorted(used) if name in filled)
+
+
+_FILLING = ("append", "extend", "insert", "add", "add_module", "update")
 
 
 class _Units:

@@ -136,8 +136,8 @@ model = nn.Sequential(StandardisedConv(3, 8, 3), nn.GroupNorm(2, 8))
         yield self.diagnostic(
             worst,
             f"{_count(layers)} training statistics from {samples} sample{'s' * (samples > 1)} (batch size "
-            f"{context.batch_size}{over}); the worst is {name} with n = {values} values per channel: "
-            f"relative standard error {mean_error:.1%} of the mean, {variance_error:.1%} of the "
+            f"{context.batch_size}{over}), fewer than {ENOUGH_SAMPLES}; the worst is {name} with n = {values} "
+            f"values per channel: relative standard error {mean_error:.1%} of the mean, {variance_error:.1%} of the "
             f"variance, at best. Layers: {_listed(layers)}",
             data={
                 "batch_size": context.batch_size,
