@@ -119,10 +119,14 @@ def _captured(
 
 
 def _milder(result: TargetResult, spec: str, options: Options, seen: _SeenFile) -> TargetResult:
-    """What nobody asked for and bnlint could not check: information, unless it is all that a named file has."""
+    """What nobody asked for and bnlint could not check: information, unless it is all that a named file has.
+
+    A severity that the user sets still raises it.
+    """
     severity = Severity.INFO if seen.checked or spec in options.found_in_folders else Severity.WARNING
     milder = (
-        replace(item, severity=severity) if item.code in ("BN901", "BN903") else item for item in result.diagnostics
+        with_severity(replace(item, severity=severity), options) if item.code in ("BN901", "BN903") else item
+        for item in result.diagnostics
     )
     return replace(result, diagnostics=tuple(milder))
 

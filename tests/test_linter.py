@@ -463,3 +463,9 @@ model = nn.Sequential(*parts)
 def test_a_comment_with_a_mistyped_code_is_said() -> None:
     found = codes(lint("model = nn.BatchNorm1d(4)  # bnlint: ignore[BN20]\n", EveryBatchNorm))
     assert "BN905" in found
+
+
+def test_a_severity_that_the_user_sets_holds_for_a_class_that_takes_arguments() -> None:
+    results = lint(NET + PART, EveryBatchNorm, severities={"BN901": "error"})
+    findings = [item for result in results for item in result.diagnostics if item.code == "BN901"]
+    assert [item.severity for item in findings] == [Severity.ERROR]
