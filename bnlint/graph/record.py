@@ -108,11 +108,16 @@ class Recorder(fx.Tracer):
         """From now on `tensor` is what `node` gave."""
         self.nodes[id(tensor)] = (weakref.ref(tensor), node)
 
+    def known_node(self, tensor: Tensor) -> fx.Node | None:
+        """The node that gave a tensor; None for one that was not seen yet. An id alone may have had another owner."""
+        known = self.nodes.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else None
+
     def node_of(self, tensor: Tensor) -> fx.Node:
         """The node that gave a tensor; a parameter, a buffer or a constant gets a get_attr node when first used."""
-        known = self.nodes.get(id(tensor))
-        if known is not None and known[0]() is tensor:
-            return known[1]
+        known = self.known_node(tensor)
+        if known is not None:
+            return known
         name = self.names.get(id(tensor))
         if name is None:
             name = f"_tensor_constant{len(self.nodes)}"
@@ -137,7 +142,7 @@ class Recorder(fx.Tracer):
         meta["span"] = None if frame is None else span_of_frame(frame)
         meta["checkpointed"] = self.checkpoints > 0
 
-    def add(self, op: str, target: Any, name: str, args: Any, kwargs: Any, frame: Any) -> fx.Node:
+    def add(self, op: str, target: Any, name: str, args: Any, kwargs: Any) -> fx.Node:
         """A new node whose tensor arguments are replaced by their nodes."""
         inputs: list[fx.Node] = []
 
@@ -169,8 +174,7 @@ class Recorder(fx.Tracer):
             return
         for key, item in items(value):
             if isinstance(item, Tensor):
-                known = self.nodes.get(id(item))
-                if known is not None and known[0]() is item:
+                if self.known_node(item) is not None:
                     continue  # a tensor passed through unchanged
             elif not isinstance(item, (list, tuple, dict)):
                 continue
@@ -210,9 +214,7 @@ class Recorder(fx.Tracer):
         frame = calling_frame(sys._getframe(2))
         method = getattr(func, "__objclass__", None) is not None or name.startswith("__")
         method = method and bool(args) and isinstance(args[0], Tensor)
-        node = self.add(
-            "call_method" if method else "call_function", name if method else func, name, args, kwargs, frame
-        )
+        node = self.add("call_method" if method else "call_function", name if method else func, name, args, kwargs)
         self.finish(node, value, frame)
         if func in norms.FUNCTIONS:
             self.functional_norm(func, node, args, kwargs)
@@ -245,9 +247,9 @@ class Recorder(fx.Tracer):
         if isinstance(value, Tensor) and value.device.type == "cpu":
             stand_in = torch.empty_like(value, device="meta")
             self.stand_ins[id(value)] = (value, stand_in)
-            known = self.nodes.get(id(value))
-            if known is not None and known[0]() is value:
-                self.bind(stand_in, known[1])
+            known = self.known_node(value)
+            if known is not None:
+                self.bind(stand_in, known)
             return stand_in
         return mapped(value, self.promoted)
 
@@ -290,7 +292,7 @@ class Recorder(fx.Tracer):
         frame = calling_frame(sys._getframe(2))
         path = self.stack[-1]
         registered = id(m) in self.paths
-        node = self.add("call_module", path, type(m).__name__, args, kwargs, frame)
+        node = self.add("call_module", path, type(m).__name__, args, kwargs)
         node.meta["leaf"] = m
         node.meta["registered"] = registered
         if isinstance(m, torch.jit.ScriptModule):
