@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,9 +10,13 @@ from typing import Any
 @dataclass(frozen=True)
 class Options:
     """`facts` holds the training facts given by flags, under the names and value forms of the native training file
-    (`inputs` as a list of shapes); `named_inputs` the shapes of `--input Name=...`, by target or class name.
-    `training_files` are read in order, the later overrides. `severities` maps a code to a level. `found_in_folders`
-    are the targets that nobody named: they were met in a folder.
+    (`inputs` as a list of shapes), and those that the settings state for a target, which have their "file:line" in
+    `fact_places`; `named_inputs` the shapes of `--input Name=...`, by target or class name. `training_files` are read
+    in order, the later overrides. `severities` maps a code to a level. `ignore_modules` maps patterns of module paths,
+    `file_ignores` patterns of absolute paths, to the codes that are not shown there. `places` says where what is no
+    flag stands: "bnlint.toml:3: select". `found_in_folders` are the targets that nobody named: they were met in a
+    folder. `config_map` maps a fact to its path in a home-grown training file. `isolated` leaves out what nobody
+    named: settings files and the training files beside a target.
     """
 
     select: tuple[str, ...] = ()
@@ -20,10 +24,17 @@ class Options:
     extend_select: tuple[str, ...] = ()
     preview: bool = False
     severities: Mapping[str, str] = field(default_factory=dict)
+    ignore_modules: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    file_ignores: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
     training_files: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    fact_places: Mapping[str, str] = field(default_factory=dict)
     named_inputs: Mapping[str, Any] = field(default_factory=dict)
     found_in_folders: tuple[str, ...] = ()
+    config_map: Mapping[str, str] = field(default_factory=dict)
+    isolated: bool = False
+    fail_level: str = "warning"
     timeout: float = 300.0
     debug: bool = False
 

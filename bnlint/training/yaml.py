@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,56 +11,20 @@ from typing import Any
 import yaml
 
 from bnlint.diagnostic import Span
-from bnlint.errors import ConfigurationError
+from bnlint.errors import ConfigurationError, DataFileError
 from bnlint.source.file import display_path
+from bnlint.training.value import Unknown, Value
 
 MAX_BYTES = 10_000_000
 MAX_NODES = 100_000  # counted after the expansion of aliases, so that a few lines cannot become a billion values
 MAX_DEPTH = 64
 
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
+_PYTHON = "tag:yaml.org,2002:python/"
 _MERGE = "<<"
-
-
-@dataclass(frozen=True)
-class Value:
-    """A scalar, a tuple of values or a mapping of values, with the place that it was read from.
-
-    `place` is "file:line", a flag, or whatever a message should point at; `span` and `key_span` are where the
-    value and its key stand in a file. `size` counts the values in it, itself included.
-    """
-
-    data: Any
-    place: str
-    span: Span | None = None
-    key_span: Span | None = None
-    size: int = 1
-
-    @classmethod
-    def of(cls, data: Any, place: str) -> Value:
-        """A value that is in no file (a flag, an argument)."""
-        if isinstance(data, Mapping):
-            return cls({key: cls.of(item, place) for key, item in data.items()}, place)
-        if isinstance(data, list | tuple):
-            return cls(tuple(cls.of(item, place) for item in data), place)
-        return cls(data, place)
-
-    @property
-    def plain(self) -> Any:
-        """The value as lists, dicts and scalars."""
-        if isinstance(self.data, dict):
-            return {key: item.plain for key, item in self.data.items()}
-        if isinstance(self.data, tuple):
-            return [item.plain for item in self.data]
-        return self.data
-
-    @property
-    def key_place(self) -> str:
-        """Where the value's key is: a block under a key starts a line later."""
-        return self.place if self.key_span is None else f"{self.key_span.path}:{self.key_span.line}"
-
-    def error(self, message: str, hint: str) -> ConfigurationError:
-        return ConfigurationError(f"{self.place}: {message}", hint)
+_LINE_END = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")  # those of YAML 1.1
+_ESCAPE = re.compile(r"\\(?:u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})|.)", re.IGNORECASE)
+_COMMENT = re.compile(r"[\s,\]}]*\s#\s*(?P<text>.*?)\s*$")
 
 
 def read_text(path: Path) -> str:
@@ -75,7 +39,7 @@ def read_text(path: Path) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(f"{name} cannot be read ({reason})", "name a readable training file") from error
     if len(content) > MAX_BYTES:
-        raise ConfigurationError(
+        raise DataFileError(
             f"{name} is larger than {MAX_BYTES // 1_000_000} MB", "name a training file, not a data file"
         )
     try:
@@ -85,11 +49,18 @@ def read_text(path: Path) -> str:
         raise ConfigurationError(f"{name}:{line}: the text is not UTF-8", "save the file as UTF-8") from error
 
 
-def read_yaml(path: Path) -> Value:
-    """The document of a YAML file; its data is None when the file is empty. Raises ConfigurationError."""
+def read_yaml(path: Path, *, python_tags: bool = False) -> Value:
+    """The document of a YAML file; its data is None when the file is empty. Raises ConfigurationError.
+
+    With `python_tags`, what a tag such as `!!python/object/apply:eval` would make by running code is `Unknown` instead
+    of an error: Detectron2's own configurations hold some.
+    """
     name, text = display_path(path), read_text(path)
+    if path.suffix.lower() == ".json":
+        text = text.replace("\t", " ")  # YAML allows no tab before a token; JSON allows none within a string
+        text = _ESCAPE.sub(_character, text)
     try:
-        return _compose(yaml.parse(text, Loader=_EVENTS), name)
+        return _compose(yaml.parse(text, Loader=_EVENTS), name, _LINE_END.split(text), python_tags=python_tags)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigurationError(
@@ -102,6 +73,13 @@ def read_yaml(path: Path) -> Value:
             f"{place}: this is not YAML ({error.problem or error.context})",
             "correct the text there or just above, often a quote, a colon or the indentation",
         ) from error
+
+
+def _character(escape: re.Match[str]) -> str:
+    """The character that JSON writes as two escapes of UTF-16, which YAML knows nothing of; others stay."""
+    if escape[1] is None:
+        return escape[0]
+    return (bytes.fromhex(escape[1]) + bytes.fromhex(escape[2])).decode("utf-16-be")
 
 
 # Events are turned into values here because PyYAML composes recursively, the C version without any limit: a
@@ -129,7 +107,7 @@ class _Open:
     items: list[Value] = field(default_factory=list)
 
 
-def _compose(events: Iterator[Any], path: str) -> Value:
+def _compose(events: Iterator[Any], path: str, lines: Sequence[str], *, python_tags: bool) -> Value:
     scalars: Any = _Scalars("")
     stack: list[_Open] = []
     anchors: dict[str, Value | None] = {}  # None: the collection is still open
@@ -152,7 +130,7 @@ def _compose(events: Iterator[Any], path: str) -> Value:
                 )
             value = replace(target, span=_span(event, event, path), place=place)
         elif isinstance(event, yaml.CollectionStartEvent):
-            _check_tag(event, place)
+            _check_tag(event, place, python_tags=python_tags)
             if len(stack) >= MAX_DEPTH:
                 raise ConfigurationError(f"{place}: the values nest deeper than {MAX_DEPTH} levels", "flatten them")
             if event.anchor:
@@ -165,15 +143,21 @@ def _compose(events: Iterator[Any], path: str) -> Value:
             if opened.event.anchor:
                 anchors[opened.event.anchor] = value
         elif isinstance(event, yaml.ScalarEvent):
-            _check_tag(event, place)
-            value = Value(_scalar(event, scalars, place), place, _span(event, event, path))
+            _check_tag(event, place, python_tags=python_tags)
+            value = Value(
+                _scalar(event, scalars, place),
+                place,
+                _span(event, event, path),
+                tag=_own_tag(event),
+                comment=_comment(event, lines),
+            )
             if event.anchor:
                 anchors[event.anchor] = value
         else:
             continue
         total += value.size if isinstance(event, yaml.AliasEvent) else 1
         if total > MAX_NODES:
-            raise ConfigurationError(
+            raise DataFileError(
                 f"{place}: the file holds more than {MAX_NODES} values once its aliases are expanded",
                 "name a training file, not a data file",
             )
@@ -189,15 +173,35 @@ def _span(start: Any, end: Any, path: str) -> Span:
     return Span(path, first.line + 1, first.column + 1, last.line + 1, last.column + 1)
 
 
-def _check_tag(event: Any, place: str) -> None:
-    if event.tag in (None, "!") or event.tag in _PLAIN_TAGS:
+def _comment(event: Any, lines: Sequence[str]) -> str:
+    end = event.end_mark
+    match = _COMMENT.match(lines[end.line], end.column) if end.line < len(lines) else None
+    return match["text"] if match else ""
+
+
+def _check_tag(event: Any, place: str, *, python_tags: bool) -> None:
+    """A tag of the file's own (`!CosineDecay`) is data; one of YAML's that makes an object of any class is refused."""
+    if event.tag in (None, "!") or event.tag in _PLAIN_TAGS or _own_tag(event) is not None:
+        return
+    if python_tags and _runs_code(event):
         return
     tag = event.tag.replace("tag:yaml.org,2002:", "!!")
     raise ConfigurationError(f"{place}: the tag {tag} is not read", "write a plain value without a tag")
 
 
+def _runs_code(event: Any) -> bool:
+    return event.tag is not None and event.tag.startswith(_PYTHON)
+
+
+def _own_tag(event: Any) -> str | None:
+    return event.tag if event.tag is not None and re.fullmatch(r"![^!:]+", event.tag) else None
+
+
 def _scalar(event: Any, scalars: Any, place: str) -> Any:
-    tag = event.tag if event.tag in _PLAIN_TAGS else scalars.resolve(yaml.ScalarNode, event.value, event.implicit)
+    if _runs_code(event):
+        return Unknown(event.value)
+    implicit = (True, False) if _own_tag(event) and not event.style else event.implicit
+    tag = event.tag if event.tag in _PLAIN_TAGS else scalars.resolve(yaml.ScalarNode, event.value, implicit)
     if tag not in _PLAIN_TAGS:  # dates, "=" and "<<" are text here
         return event.value
     try:
@@ -217,8 +221,11 @@ def _collection(opened: _Open, end: Any, path: str) -> Value:
     place = f"{path}:{opened.event.start_mark.line + 1}"
     span = _span(opened.event, end, path)
     size = 1 + sum(item.size for item in opened.items)
+    tag = _own_tag(opened.event)
+    if _runs_code(opened.event):
+        return Value(Unknown(opened.event.tag.replace("tag:yaml.org,2002:", "!!")), place, span, size=size)
     if isinstance(opened.event, yaml.SequenceStartEvent):
-        return Value(tuple(opened.items), place, span, size=size)
+        return Value(tuple(opened.items), place, span, size=size, tag=tag)
     entries: dict[Any, Value] = {}
     merged: list[Value] = []
     for key, value in zip(opened.items[::2], opened.items[1::2], strict=True):
@@ -234,4 +241,4 @@ def _collection(opened: _Open, end: Any, path: str) -> Value:
         if not isinstance(base.data, dict):
             raise base.error("<< merges something that is not a mapping", "name an alias of a mapping after <<")
         entries = {**base.data, **entries}
-    return Value(entries, place, span, size=size)
+    return Value(entries, place, span, size=size, tag=tag)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bnlint.training.config import FIELDS, Source, TensorShape, TrainingConfig
-from bnlint.training.yaml import Value
+from bnlint.training.config import FIELDS, Loader, Source, TensorShape, TrainingConfig
+from bnlint.training.value import Value
 
 NAME = "native"
 
@@ -21,8 +21,17 @@ _DTYPES = (
 
 
 def matches(document: Value, path: Path) -> bool:
-    """Whether every top-level key is a fact's name; an empty file is a native file without facts."""
-    return document.data is None or (isinstance(document.data, dict) and document.data.keys() <= set(FIELDS))
+    """Whether every top-level key is a fact's name; an empty file is a native file without facts.
+
+    Frameworks have a `model` or `optimizer` as well: with them it is a mapping.
+    """
+    if path.suffix == ".py" or not document.keys <= set(FIELDS):
+        return False
+    if document.data is None:
+        return True
+    return bool(document.keys) and not any(
+        isinstance(document.data[key].data, dict) for key in document.keys - {"inputs"}
+    )
 
 
 def read(document: Value, path: Path) -> TrainingConfig:
@@ -36,14 +45,14 @@ def read(document: Value, path: Path) -> TrainingConfig:
     facts: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     for key, value in document.data.items():
-        if key not in _READERS:
+        if key not in READERS:
             near = difflib.get_close_matches(str(key), FIELDS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the facts are {', '.join(FIELDS)}"
             raise Value(key, value.key_place).error(f"unknown key {str(key)!r}", hint)
         if value.data is None:
             continue
-        facts[key] = _READERS[key](key, value)
-        sources[key] = Source(value.place, key)
+        facts[key] = READERS[key](key, value)
+        sources[key] = Source(value.place, key, span=value.span)
     return TrainingConfig(**facts, sources=sources)
 
 
@@ -174,35 +183,70 @@ def _inputs(name: str, value: Value) -> tuple[TensorShape, ...] | dict[str, Tens
     }
 
 
-_READERS: dict[str, Callable[[str, Value], Any]] = {
+_LOADER_READERS: dict[str, Callable[[str, Value], Any]] = {
+    "name": _text,
+    "batch_size": _count,
+    "dataset_size": _count,
+    "drop_last": _boolean,
+}
+
+
+def _loaders(name: str, value: Value) -> tuple[Loader, ...]:
+    if not isinstance(value.data, tuple):
+        raise value.error(
+            f"{name} is {_kind(value)}, not a list", f"write '{name}: [{{name: labelled, batch_size: 4}}]'"
+        )
+    return tuple(_loader(f"an item of {name}", item, number) for number, item in enumerate(value.data, start=1))
+
+
+def _loader(name: str, value: Value, number: int) -> Loader:
+    if not isinstance(value.data, dict):
+        raise value.error(f"{name} is {_kind(value)}, not a mapping", "write {name: labelled, batch_size: 4}")
+    unknown = [key for key in value.data if key not in _LOADER_READERS]
+    if unknown:
+        raise value.error(
+            f"{name} has the key {str(unknown[0])!r}", f"the keys of a loader are {', '.join(_LOADER_READERS)}"
+        )
+    facts = {key: _LOADER_READERS[key](key, item) for key, item in value.data.items() if item.data is not None}
+    return Loader(**{"name": f"loader {number}", **facts}, place=value.place)
+
+
+# By field: how its value is read; each raises ConfigurationError at the line of a value of the wrong kind.
+READERS: dict[str, Callable[[str, Value], Any]] = {
     "model": _text,
     "inputs": _inputs,
     "targets": _shapes,
     "batch_size": _count,
     "total_batch_size": _count,
+    "effective_batch_size": _count,
     "eval_batch_size": _count,
     "world_size": _count,
     "strategy": _choice("ddp", "fsdp", "deepspeed", "dp", "none"),
     "device": _choice("cuda", "cpu", "mps"),
     "sync_batchnorm": _boolean,
     "broadcast_buffers": _boolean,
+    "reduce_buffers": _boolean,
     "find_unused_parameters": _boolean,
     "gradient_accumulation_steps": _count,
     "dataset_size": _count,
     "drop_last": _boolean,
+    "loaders": _loaders,
     "epochs": _number(0, positive=True),
     "max_steps": _count,
     "precision": _choice("32", "fp16-mixed", "bf16-mixed", "fp16", "bf16"),
     "optimizer": _snake_case,
     "learning_rate": _number(0),
+    "learning_rate_scaling": _choice("none", "linear", "linear-without-accumulation", "sqrt"),
     "reference_batch_size": _count,
     "reference_learning_rate": _number(0, positive=True),
     "weight_decay": _number(0),
     "decay_norm": _boolean,
     "loss": _snake_case,
     "label_smoothing": _number(0, 1),
+    "target_smoothing": _number(0, 1),
     "pretrained": _boolean,
     "frozen": _texts,
     "domains": _texts,
+    "weight_averaging": _choice("none", "ema", "swa"),
     "privacy": _choice("none", "dp-sgd"),
 }

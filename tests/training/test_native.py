@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from bnlint.errors import ConfigurationError, UsageError
 from bnlint.options import Options
-from bnlint.training import native
 from bnlint.training.config import FIELDS, Source, TensorShape, TrainingConfig
-from bnlint.training.flags import Facts, facts_of, resolve
+from bnlint.training.dialects import native
+from bnlint.training.facts import Facts, facts_of, resolve
 
 
 @pytest.fixture
@@ -41,30 +41,36 @@ inputs: [[3, 224, 224], {shape: [128], dtype: int64}]
 targets: [{shape: [], dtype: int64}]
 batch_size: 4
 total_batch_size: 32
+effective_batch_size: 32
 eval_batch_size: 1
 world_size: 8
 strategy: ddp
 device: cuda
 sync_batchnorm: false
 broadcast_buffers: true
+reduce_buffers: false
 find_unused_parameters: false
 gradient_accumulation_steps: 1
 dataset_size: 3712
 drop_last: false
+loaders: [{name: labelled, batch_size: 4, drop_last: true}]
 epochs: 80
 max_steps: 1000
 precision: fp16-mixed
 optimizer: adamw
 learning_rate: 1.0e-3
+learning_rate_scaling: none
 reference_batch_size: 32
 reference_learning_rate: 2.0e-4
 weight_decay: 0.01
 decay_norm: true
 loss: cross_entropy
 label_smoothing: 0.1
+target_smoothing: 0
 pretrained: false
 frozen: ["backbone.*"]
 domains: [scannet, s3dis]
+weight_averaging: ema
 privacy: none
 """
 
@@ -80,7 +86,7 @@ def test_every_fact_is_read_with_the_line_of_its_value(write: Any) -> None:
 
 
 def test_every_field_has_a_reader() -> None:
-    assert tuple(native._READERS) == FIELDS
+    assert tuple(native.READERS) == FIELDS
 
 
 def test_a_mapping_of_inputs_names_keyword_arguments(write: Any) -> None:
@@ -114,8 +120,9 @@ def test_a_json_file_is_read_too(write: Any) -> None:
 
 WRONG = {
     "unknown key, nearest suggested": ("world_size: 2\nbach_size: 4", 2, "did you mean batch_size"),
-    "unknown key far from every fact": ("zzz: 4", 1, "the facts are model, inputs"),
-    "key that is not text": ("1: 4", 1, "unknown key '1'"),
+    "unknown key beside known ones": ("batch_size: 4\nzzz: 4", 2, "the facts are model, inputs"),
+    "no key that any dialect knows": ("zzz: 4", 1, "no dialect that bnlint knows (its top-level keys: zzz)"),
+    "key that is not text": ("1: 4", 1, "no dialect that bnlint knows (its top-level keys: 1)"),
     "duplicate key": ("batch_size: 4\nbatch_size: 5", 2, "given twice"),
     "duplicate key inside a value": ("inputs:\n  x: [1]\n  x: [2]", 3, "given twice"),
     "python object tag": (
@@ -123,7 +130,7 @@ WRONG = {
         1,
         "!!python/object/apply:os.getcwd",
     ),
-    "own tag": ("loss: !Focal {}", 1, "!Focal"),
+    "tag of another YAML type": ("loss: !!set {a}", 1, "!!set"),
     "second document": ("batch_size: 4\n---\nbatch_size: 5", 2, "second document"),
     "list at the top": ("- batch_size", 1, "a list, not facts"),
     "word at the top": ("batch_size", 1, "'batch_size', not facts"),
@@ -201,8 +208,12 @@ def test_any_text_is_read_or_refused(write: Any, text: str) -> None:
 def test_a_missing_file_and_a_file_of_another_kind_say_what_to_do(write: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.yaml does not exist: check the path"):
         read("none.yaml")
-    with pytest.raises(ConfigurationError, match=r"train\.py is not a YAML file: name a training file"):
-        read(write("batch_size = 4", "train.py"))
+    with pytest.raises(
+        ConfigurationError, match=r"train\.txt is not a YAML, JSON or Python file: name a training file"
+    ):
+        read(write("batch_size = 4", "train.txt"))
+    with pytest.raises(ConfigurationError, match=r"model\.py is neither a Python configuration nor a script"):
+        read(write("batch_size = 4", "model.py"))
     Path("folder.yaml").mkdir()
     with pytest.raises(ConfigurationError, match=r"folder\.yaml cannot be read"):
         read("folder.yaml")
@@ -287,5 +298,5 @@ def test_the_python_interface_takes_a_mapping_a_path_or_ready_facts(write: Any) 
 
 
 def test_training_facts_are_read_without_torch() -> None:
-    code = "import sys, bnlint.training.flags; sys.exit('torch' in sys.modules)"
+    code = "import sys, bnlint.training.facts; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
