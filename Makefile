@@ -1,5 +1,5 @@
 # Everything runs in .venv, which make creates: a machine needs make and Python 3.11 or newer, nothing else.
-.PHONY: test lint demo readme picture clean bench
+.PHONY: test lint demo readme seeds schemas picture clean bench
 .DEFAULT_GOAL := test
 
 # The first Python on the machine that is new enough; `make PYTHON=python3.12 test` chooses another.
@@ -38,6 +38,12 @@ demo: $(READY)
 
 readme: $(READY)
 	$(BIN)/python docs/readme.py
+
+seeds: $(READY)
+	$(BIN)/python docs/seeds.py
+
+schemas: $(READY)
+	$(BIN)/python docs/schemas.py
 
 picture: $(READY)
 	$(BIN)/python docs/picture.py $(EXAMPLE)/faulty.py $(FACTS)

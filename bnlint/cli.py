@@ -40,7 +40,16 @@ POSITIVE = _Number(min=0, min_open=True)
 
 FACTS, SELECTION, OUTPUT, GATE, RUN = "Training facts", "Selection", "Output", "Gate", "Run"
 
-_batch_and_input = options(
+_facts = options(
+    option(
+        FACTS,
+        "--training",
+        "training_files",
+        multiple=True,
+        metavar="FILE",
+        help="A training file, instead of those of the settings. Repeatable: the later overrides, a flag overrides "
+        "any file. DIALECT=FILE names its dialect.",
+    ),
     option(FACTS, "--batch-size", type=COUNT, metavar="N", help="Samples per device in one forward."),
     option(
         FACTS,
@@ -52,17 +61,6 @@ _batch_and_input = options(
         help="Shape of an input without the batch axis: 3,224,224 or 128:int64. Repeat it for each argument "
         "of forward. Generator=128 gives it to one of several models, named by target or class.",
     ),
-)
-_facts = options(
-    option(
-        FACTS,
-        "--training",
-        "training_files",
-        multiple=True,
-        metavar="FILE",
-        help="A training file. Repeatable: the later overrides, a flag overrides any file.",
-    ),
-    _batch_and_input,
     option(
         FACTS,
         "--target",
@@ -132,7 +130,7 @@ _selection = options(
         callback=codes,
         multiple=True,
         metavar="CODES",
-        help="Run only these: BN101,BN2.",
+        help="Run only these: BN101,BN2. Sets aside what the settings select and ignore.",
     ),
     option(SELECTION, "--ignore", callback=codes, multiple=True, metavar="CODES", help="Leave these out."),
     option(
@@ -158,16 +156,14 @@ _color = option(
     OUTPUT,
     "--color",
     type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    help="Colours; auto obeys NO_COLOR, FORCE_COLOR and the terminal.",
+    help="Colours; auto obeys NO_COLOR, FORCE_COLOR and the terminal. [default: auto]",
 )
 _output = options(
     option(
         OUTPUT,
         "--output-format",
         type=click.Choice(["full", "concise", "json"]),
-        default="full",
-        help="full explains, concise is one line each, json is for machines.",
+        help="full explains, concise is one line each, json is for machines. [default: full]",
     ),
     option(OUTPUT, "--output-file", metavar="FILE", help="Write the result there instead of to standard output."),
     option(OUTPUT, "--quiet", "-q", is_flag=True, help="Findings only."),
@@ -179,7 +175,6 @@ _gate = options(
         GATE,
         "--fail-level",
         type=click.Choice(["error", "warning", "info"]),
-        default="warning",
         help="Lowest severity that makes the exit status 1. [default: warning]",
     ),
     option(GATE, "--exit-zero", is_flag=True, help="Exit with status 0 in spite of findings."),
@@ -188,12 +183,24 @@ _timeout = option(
     RUN,
     "--timeout",
     type=POSITIVE,
-    default=300.0,
     metavar="S",
     help="Seconds for each target. [default: 300]",
 )
 _exclude = option(
-    RUN, "--exclude", multiple=True, metavar="GLOB", help="Files or folders that a folder target leaves out."
+    RUN,
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Files or folders that a folder target leaves out, beside those of the settings.",
+)
+_settings = options(
+    option(
+        RUN,
+        "--config",
+        metavar="FILE",
+        help="Settings of bnlint, instead of the closest bnlint.toml, .bnlint.toml or pyproject.toml.",
+    ),
+    option(RUN, "--isolated", is_flag=True, help="Read no settings, and no training file that nobody names."),
 )
 _debug = option(RUN, "--debug", is_flag=True, help="Show tracebacks.")
 
@@ -218,12 +225,14 @@ def bnlint(context: click.Context) -> None:
 @_gate
 @_timeout
 @_exclude
+@_settings
 @_debug
 def check(**values: Any) -> int:
     """Check models.
 
     A TARGET is a Python file (model.py), an object in it (model.py:Net, "model.py:Net(num_classes=10)"), an
-    importable object (timm.models:resnet50) or a folder. The default is the working folder.
+    importable object (timm.models:resnet50), a folder, or a training file, whose facts are checked. The default is
+    what the settings name, else the working folder.
 
     Exit status: 0 clean, 1 findings at or above the fail level, 2 wrong use or an error in bnlint.
     """
@@ -234,9 +243,10 @@ def check(**values: Any) -> int:
 
 @bnlint.command(cls=GroupedCommand)
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@_batch_and_input
+@_facts
 @_color
 @_timeout
+@_settings
 @_debug
 def graph(**values: Any) -> int:
     """Show what was traced.
@@ -250,9 +260,10 @@ def graph(**values: Any) -> int:
 
 @bnlint.command(cls=GroupedCommand)
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@_batch_and_input
+@_facts
 @_color
 @_timeout
+@_settings
 @_debug
 def norms(**values: Any) -> int:
     """Count the norm layers.
@@ -265,26 +276,63 @@ def norms(**values: Any) -> int:
 
 
 @bnlint.command(cls=GroupedCommand)
+@click.argument("target", required=False)
+@_facts
+@option(
+    OUTPUT,
+    "--output-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="text is a table, json is for machines. [default: text]",
+)
+@option(OUTPUT, "--verbose", "-v", is_flag=True, help="Name the settings file and the unknown facts too.")
 @_color
-def rules(color: str) -> int:
+@_settings
+def config(**values: Any) -> int:
+    """Show the training facts and where each is from.
+
+    TARGET is a model, whose settings and training file are read, or a training file. Nothing of it is run.
+
+    Exit status: 0, 1 when facts contradict each other, 2 wrong use or a file that cannot be read.
+    """
+    from bnlint.commands.config import run_config
+
+    return run_config(values)
+
+
+@bnlint.command(cls=GroupedCommand)
+@option(RUN, "--force", is_flag=True, help="Overwrite a bnlint.toml that exists.")
+def init(force: bool) -> int:
+    """Write a starter configuration.
+
+    bnlint.toml in the working folder, with every stable rule by its code, to be edited.
+    """
+    from bnlint.commands.init import write_settings
+
+    return write_settings(force)
+
+
+@bnlint.command(cls=GroupedCommand)
+@_color
+def rules(color: str | None) -> int:
     """List the rules.
 
     Code, name, severity, whether a fix exists, and the package that each comes from.
     """
     from bnlint.commands.rules import show_table
 
-    return show_table(color)
+    return show_table(color or "auto")
 
 
 @bnlint.command(cls=GroupedCommand)
 @click.argument("word", required=False, metavar="CODE|NAME")
 @option(OUTPUT, "--all", "every", is_flag=True, help="Explain every rule.")
 @_color
-def rule(word: str | None, every: bool, color: str) -> int:
+def rule(word: str | None, every: bool, color: str | None) -> int:
     """Explain a rule: its words and its cases."""
     from bnlint.commands.rules import show_pages
 
-    return show_pages(word, every, color)
+    return show_pages(word, every, color or "auto")
 
 
 @bnlint.command(cls=GroupedCommand)

@@ -1,4 +1,4 @@
-"""Files: what a user names on the command line -> one spec per Python file or importable object."""
+"""Files: what a user names on the command line -> one spec per file or importable object."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bnlint.errors import UsageError
+from bnlint.training.documents import DATA_SUFFIXES
 
 SKIPPED_FOLDERS = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"})
 MODEL_WORDS = (b"torch", b"timm", b"lightning")  # a file without any of them defines no torch model by itself
@@ -26,6 +27,8 @@ def expand(targets: Sequence[str], exclude: Sequence[str] = ()) -> tuple[list[st
             specs.update(dict.fromkeys(_expand_one(target, exclude)))
         except UsageError as error:
             errors.append(error)
+        except OSError as error:  # a name too long, a folder that may not be searched
+            errors.append(UsageError(f"{target} cannot be looked up ({error.strerror})", "check the spelling"))
     return list(specs), errors
 
 
@@ -49,9 +52,11 @@ def _expand_one(target: str, exclude: Sequence[str]) -> list[str]:
             )
         return [str(path) + target[len(file[0]) :]]
     if Path(target).is_file():
+        if Path(target).suffix.lower() in (*DATA_SUFFIXES, ".toml"):
+            return [str(Path(target))]
         raise UsageError(
             f"{target} is not a Python file",
-            "name a file that ends in .py, or an object in one: model.py:Net",
+            "name a file that ends in .py, an object in one (model.py:Net), or a training file",
         )
     if not _MODULE_TARGET.fullmatch(target):
         raise UsageError(
@@ -94,8 +99,19 @@ def _is_skipped(folder: Path) -> bool:
     return folder.name.startswith(".") or folder.name in SKIPPED_FOLDERS or (folder / "pyvenv.cfg").exists()
 
 
+def is_excluded(path: Path, exclude: Sequence[str], root: Path) -> bool:
+    """Whether a pattern leaves out a path, or a folder below the root that it lies in."""
+    top, absolute = (Path(os.path.abspath(place)) for place in (root, path))  # noqa: PTH100  # links stay links
+    return any(_is_excluded(place, exclude) for place in (absolute, *absolute.parents) if top in place.parents)
+
+
 def _is_excluded(path: Path, exclude: Sequence[str]) -> bool:
-    forms = (path.name, path.as_posix(), f"./{path.as_posix()}")  # the last one lets **/ match at the top
+    """Whether a pattern names the path: its name, the path as it is, or from the top of the file system."""
+    if not exclude:
+        return False
+    typed = path.as_posix()
+    absolute = Path(os.path.abspath(path)).as_posix()  # noqa: PTH100  # a link is excluded as it is named
+    forms = (path.name, typed, f"./{typed}", absolute)  # ./ lets **/ match at the top
     return any(fnmatch.fnmatchcase(form, pattern.removesuffix("/")) for pattern in exclude for form in forms)
 
 

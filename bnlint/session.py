@@ -12,14 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from bnlint.diagnostic import Diagnostic, Fix, Severity, Span
-from bnlint.files import expand, split_file
+from bnlint.errors import BnlintError
+from bnlint.files import split_file
 from bnlint.options import Options
 from bnlint.report.report import Report, TargetResult
 
@@ -40,6 +40,15 @@ _FRAME = re.compile(r'File "(?P<path>.+)", line (?P<line>\d+) in (?P<name>.+)')
 
 
 @dataclass(frozen=True)
+class Request:
+    """A target and the options that it is checked with; `found` says that nobody named it: a folder holds it."""
+
+    spec: str
+    options: Options
+    found: bool = False
+
+
+@dataclass(frozen=True)
 class Problem:
     """Why a run ends with exit status 2: `details` is for `--debug`, `internal` marks a fault of bnlint."""
 
@@ -51,9 +60,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run brought: its results, what was wrong with the request, and the targets without a model."""
+    """What a run brought: its results, what was wrong with the request, and the targets without a model.
+
+    `fails` says that some target has a finding at or above the level at which its own options fail.
+    """
 
     report: Report
+    fails: bool = False
     problems: tuple[Problem, ...] = ()
     without_model: tuple[str, ...] = ()
 
@@ -74,21 +87,14 @@ class Listener:
     every_output: bool = False
 
 
-def run(
-    command: str,
-    targets: Sequence[str],
-    options: Options,
-    *,
-    exclude: Sequence[str] = (),
-    listener: Listener | None = None,
-) -> Outcome:
-    """Run "check", "graph" or "norms" over the targets. A target that kills its process costs only itself."""
+def run(command: str, requests: Iterable[Request | BnlintError], listener: Listener | None = None) -> Outcome:
+    """Run "check", "graph" or "norms" over the targets. A target that kills its process costs only itself.
+
+    A request that is an error is a problem of the outcome, beside what the others bring.
+    """
     worker = _Worker()  # it imports torch while the folders are searched
     try:
-        specs, errors = expand(targets, exclude)
-        found = tuple(spec for spec in specs if spec not in targets)
-        session = _Session(command, specs, replace(options, found_in_folders=found), listener or Listener())
-        session.problems += [Problem(error.message, error.hint) for error in errors]
+        session = _Session(command, list(requests), listener or Listener())
         while session.pending:
             session.drive(worker)
             if session.pending:
@@ -134,8 +140,9 @@ class _Worker:
             self._printed += chunk
             del self._printed[:-OUTPUT_BYTES]
 
-    def request(self, command: str, targets: Sequence[str], options: Options) -> None:
-        text = json.dumps({"command": command, "targets": list(targets), "options": options.to_json()})
+    def request(self, command: str, targets: Mapping[str, Options]) -> None:
+        groups = [{"options": options.to_json(), "targets": specs} for options, specs in _grouped(targets)]
+        text = json.dumps({"command": command, "groups": groups})
         with contextlib.suppress(BrokenPipeError):  # it ended while it started, which the missing answers say
             self._input.write(text.encode() + b"\n")
             self._input.flush()
@@ -179,24 +186,25 @@ class _Worker:
 class _Session:
     """What has been found so far, and which targets are still to be sent to a worker."""
 
-    def __init__(self, command: str, specs: Sequence[str], options: Options, listener: Listener) -> None:
+    def __init__(self, command: str, requests: Sequence[Request | BnlintError], listener: Listener) -> None:
         self.command = command
-        self.specs = specs
-        self.options = options
         self.listener = listener
-        self.pending = deque(specs)
-        self.problems: list[Problem] = []
+        self.options = _options(item for item in requests if isinstance(item, Request))
+        self.pending = dict(self.options)
+        self.problems = [Problem(item.message, item.hint) for item in requests if isinstance(item, BnlintError)]
         self._results: dict[str, list[TargetResult]] = {}
         self._without_answer: set[str] = set()
 
     def outcome(self) -> Outcome:
-        results = tuple(result for spec in self.specs for result in self._results.get(spec, ()))
-        without_model = (spec for spec in self.specs if spec not in self._results and spec not in self._without_answer)
-        return Outcome(Report(results), tuple(dict.fromkeys(self.problems)), tuple(without_model))
+        results = {spec: tuple(self._results[spec]) for spec in self.options if spec in self._results}
+        fails = any(Report(found).fails(Severity(self.options[spec].fail_level)) for spec, found in results.items())
+        without_model = (spec for spec in self.options if spec not in results and spec not in self._without_answer)
+        report = Report(tuple(result for found in results.values() for result in found))
+        return Outcome(report, fails, tuple(dict.fromkeys(self.problems)), tuple(without_model))
 
     def drive(self, worker: _Worker) -> None:
         """Send what is pending to a worker and take its answers until all is done or the worker ended."""
-        worker.request(self.command, self.pending, self.options)
+        worker.request(self.command, self.pending)
         running: tuple[str, int] | None = None  # a target and the process that it runs in
         late = False
         deadline = time.monotonic() + STARTUP_SECONDS
@@ -216,11 +224,11 @@ class _Session:
                 return self._died(worker, running[0], status, late)
             match answer:
                 case {"begin": spec, "pid": process}:
-                    self.pending.popleft()
+                    del self.pending[spec]
                     running, late = (spec, process), False
-                    deadline = time.monotonic() + self.options.timeout
+                    deadline = time.monotonic() + self.options[spec].timeout
                     worker.forget_printed()
-                    self.listener.started(spec, len(self.specs) - len(self.pending), len(self.specs))
+                    self.listener.started(spec, len(self.options) - len(self.pending), len(self.options))
                 case {"result": result, "spec": spec}:
                     self._results.setdefault(spec, []).append(TargetResult.from_json(result))
                 case {"end": spec}:
@@ -245,6 +253,7 @@ class _Session:
             self.pending.clear()
         else:
             self._without_answer.add(spec)
+            self.pending.pop(spec, None)  # its options were refused before it began
 
     def _give_up(self, worker: _Worker, what: str) -> None:
         self._failed(
@@ -262,7 +271,7 @@ class _Session:
         self.listener.ended(spec, printed if self.listener.every_output or not late else "")
         span = _last_line(printed, spec)
         if late:
-            message = f"took longer than {self.options.timeout:g} s"
+            message = f"took longer than {self.options[spec].timeout:g} s"
             action = "Raise --timeout, or move the work that takes so long under `if __name__ == '__main__':`"
         elif os.name == "posix" and status == -signal.SIGKILL:
             message = "was killed by the system, as happens when memory runs out"
@@ -284,6 +293,31 @@ class _Session:
         )
         failed = TargetResult(target=spec, status="failed", diagnostics=(diagnostic,))
         self._results.setdefault(spec, []).append(failed)
+
+
+def _options(requests: Iterable[Request]) -> dict[str, Options]:
+    """The options of each target; those that were met in a folder are listed in them."""
+    chosen: dict[str, Request] = {}
+    for item in requests:
+        chosen.setdefault(item.spec, item)
+    specs = {spec: item.options for spec, item in chosen.items()}
+    made = {}
+    for options, members in _grouped(specs):
+        known = replace(options, found_in_folders=tuple(spec for spec in members if chosen[spec].found))
+        made.update(dict.fromkeys(members, known))
+    return {spec: made[spec] for spec in specs}
+
+
+def _grouped(targets: Mapping[str, Options]) -> list[tuple[Options, list[str]]]:
+    """The targets that share their options, in the order in which the options first appear."""
+    groups: list[tuple[Options, list[str]]] = []
+    for spec, options in targets.items():
+        members = next((members for known, members in groups if known == options), None)
+        if members is None:
+            groups.append((options, [spec]))
+        else:
+            members.append(spec)
+    return groups
 
 
 def _last_line(printed: str, spec: str) -> Span | None:

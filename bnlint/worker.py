@@ -5,6 +5,9 @@ Answers are JSON lines on the descriptor that was standard output at the start; 
 goes to standard error. Where forking is safe, torch is imported once and every target runs in a child of its
 own, so that neither a crash nor a changed global (`sys.modules`, a default dtype) reaches the next one.
 
+The request is `{"command": "check", "groups": [{"options": {...}, "targets": [...]}]}`: targets with the same options
+make a group.
+
 The answers for a target: `{"begin": spec, "pid": n}`, any number of `{"result": {...}, "spec": spec}`, then
 `{"end": spec}`, or `{"died": spec, "status": n}` when its process vanished. `{"error": {...}}` is a
 `BnlintError`, `{"internal": {...}}` a fault of bnlint; both carry the spec that they belong to, or None.
@@ -87,21 +90,32 @@ def _import_what_forwards_need() -> None:
 
 
 def _serve(request: dict[str, Any], lifeline: IO[bytes], answer: Answer) -> None:
-    from bnlint.training.flags import resolve
-
-    options = Options.from_json(request["options"])
-    resolve(options)  # what is wrong with the facts is wrong for every target: said once, before any
-    run = _command(request["command"], options)
+    groups = [(group["targets"], _prepared(request["command"], group, answer)) for group in request["groups"]]
+    runs = [(spec, run) for specs, run in groups if run is not None for spec in specs]
     if not FORKS:
         _watch(lifeline)
-    elif len(request["targets"]) > 1:
+    elif len(runs) > 1:
         _import_what_forwards_need()
     gc.freeze()
-    for spec in request["targets"]:
+    for spec, run in runs:
         if FORKS:
             _run_in_child(spec, run, lifeline, answer)
         else:
             _run(spec, run, answer)
+
+
+def _prepared(command: str, group: dict[str, Any], answer: Answer) -> Run | None:
+    """What to do with each target of a group; what is wrong with their options is said before any of them begins."""
+    from bnlint.training.facts import resolve
+
+    options = Options.from_json(group["options"])
+    try:
+        resolve(options)
+        return _command(command, options)
+    except BnlintError as error:
+        for spec in group["targets"]:
+            answer(_error(spec, error))
+        return None
 
 
 def _command(command: str, options: Options) -> Run:
@@ -111,7 +125,7 @@ def _command(command: str, options: Options) -> Run:
         from bnlint.registry import load_rules, select
 
         loaded = select(load_rules(), options)
-        return lambda spec: check_target(spec, options, loaded)
+        return lambda spec: iter(()) if spec.endswith(".toml") else check_target(spec, options, loaded)
 
     from bnlint.inventory import describe_target
 
@@ -208,7 +222,7 @@ def _reported(answer: Answer, spec: str | None) -> Iterator[None]:
     try:
         yield
     except BnlintError as error:
-        answer({"error": {"spec": spec, "message": error.message, "hint": error.hint}})
+        answer(_error(spec, error))
     except Exception as error:  # a boundary: whatever it is, the parent has to hear of it
         import traceback
 
@@ -221,6 +235,10 @@ def _reported(answer: Answer, spec: str | None) -> Iterator[None]:
                 }
             }
         )
+
+
+def _error(spec: str | None, error: BnlintError) -> dict[str, Any]:
+    return {"error": {"spec": spec, "message": error.message, "hint": error.hint}}
 
 
 if __name__ == "__main__":

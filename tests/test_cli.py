@@ -16,8 +16,8 @@ from command_line import SECONDS, Run, bnlint, environment
 
 from bnlint.cli import bnlint as command_group
 from bnlint.cli import main
-from bnlint.commands.check import FACTS, make_options
 from bnlint.commands.output import terminal
+from bnlint.commands.requests import FACTS, make_options
 from bnlint.errors import UsageError
 from bnlint.options import Options
 from bnlint.training.config import FIELDS
@@ -185,7 +185,8 @@ def test_a_clean_model_gives_status_zero_and_says_what_was_not_checked(project: 
     assert run.status == 0
     assert run.err == ""
     assert "No findings in 1 model; " in run.out
-    assert "not checked: batch size unknown" in run.out
+    assert "Not checked for want of facts" in run.out
+    assert "batch size (BN101, " in " ".join(run.out.split())
 
 
 def test_json_is_all_there_is_on_standard_output(project: Path) -> None:

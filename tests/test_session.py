@@ -20,7 +20,7 @@ from bnlint.diagnostic import Diagnostic
 from bnlint.files import expand
 from bnlint.options import Options
 from bnlint.report.report import TargetResult
-from bnlint.session import Listener, Outcome, run
+from bnlint.session import Listener, Outcome, Request, run
 
 GOOD = """\
 from torch import nn
@@ -136,7 +136,7 @@ def run_in(folder: Path, targets: list[str], *, timeout: float = SECONDS, listen
     before = Path.cwd()
     os.chdir(folder)
     try:
-        return run("check", targets, Options(timeout=timeout), listener=listener)
+        return run("check", [Request(target, Options(timeout=timeout)) for target in targets], listener)
     finally:
         os.chdir(before)
 
@@ -276,11 +276,28 @@ def test_a_file_without_a_model_is_named(tmp_path: Path) -> None:
 def test_a_request_that_is_wrong_as_a_whole_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"a.py": GOOD, "b.py": GOOD})
     monkeypatch.chdir(tmp_path)
-    outcome = run("check", ["a.py", "b.py"], Options(select=("BN1O1",)))
+    outcome = run("check", [Request(name, Options(select=("BN1O1",))) for name in ("a.py", "b.py")])
     (problem,) = outcome.problems
     assert problem.message == "--select BN1O1 names no rule"
     assert not problem.internal
     assert outcome.report.targets == ()
+    assert outcome.without_model == ()
+
+
+def test_each_target_has_the_options_that_it_is_requested_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(
+        tmp_path, {name: GOOD.replace("BatchNorm2d(8)", "BatchNorm2d(8, eps=0)") for name in ("a.py", "b.py", "c.py")}
+    )
+    monkeypatch.chdir(tmp_path)
+    options = {
+        "a.py": Options(select=("BN204",), fail_level="error"),
+        "b.py": Options(select=("BN1O1",)),
+        "c.py": Options(select=("BN101",)),
+    }
+    outcome = run("check", [Request(name, item) for name, item in options.items()])
+    assert [problem.message for problem in outcome.problems] == ["--select BN1O1 names no rule"]
+    assert [result.target for result in outcome.report.targets] == ["a.py:Net", "c.py:Net"]
+    assert [item.code for item in outcome.report.diagnostics] == ["BN204"]
     assert outcome.without_model == ()
 
 

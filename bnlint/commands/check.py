@@ -1,4 +1,4 @@
-"""`bnlint check`, `bnlint graph` and `bnlint norms`: flags -> options -> session -> report -> exit status."""
+"""`bnlint check`, `bnlint graph` and `bnlint norms`: requests -> session -> report -> exit status."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bnlint.commands.output import Terminal, complain, say, terminal, write
-from bnlint.diagnostic import Severity
+from bnlint.commands.requests import Requests, file_of
 from bnlint.errors import UsageError
 from bnlint.options import Options
 from bnlint.report.report import Report
 from bnlint.session import Listener, Outcome, run
+from bnlint.training.documents import DATA_SUFFIXES
 
-FACTS = (
-    *("batch_size", "world_size", "gradient_accumulation_steps", "dataset_size", "drop_last", "epochs"),
-    *("precision", "strategy", "sync_batchnorm", "device", "reference_batch_size", "reference_learning_rate"),
-)
 SHOWN_WITHOUT_MODEL = 5
 
 
@@ -26,32 +23,51 @@ def run_check(values: Mapping[str, Any]) -> int:
     """The exit status of a check: 0 clean, 1 findings at or above the fail level, 2 a wrong request."""
     if values["quiet"] and values["verbose"]:
         raise UsageError("--quiet and --verbose exclude each other", "leave one of them out")
-    out = terminal(values["color"], to_file=values["output_file"] is not None)
+    requests = Requests(values)
+    settings = requests.settings
+    out = terminal(values["color"] or settings.color, to_file=values["output_file"] is not None)
     talkative = values["verbose"] or values["debug"]
     started = time.monotonic()
-    options = make_options(values)
-    outcome = run(
-        "check",
-        values["targets"] or _stated_targets(options) or (".",),
-        options,
-        exclude=values["exclude"],
-        listener=_listener(quiet=values["quiet"], talkative=talkative),
-    )
+    outcome = _checked(requests, values, _listener(quiet=values["quiet"], talkative=talkative))
     if outcome.report.targets or not outcome.problems:
-        write(_render(outcome.report, values, out, time.monotonic() - started), values["output_file"])
+        output_format = values["output_format"] or settings.output_format
+        text = _render(outcome.report, output_format, values, out, time.monotonic() - started)
+        write(text, values["output_file"])
     if not values["quiet"]:
         _say_without_model(outcome.without_model, talkative)
     if _complained(outcome, values["debug"]):
         return 2
-    _require_use_of_inputs(outcome.report, options)
-    return int(outcome.report.fails(Severity(values["fail_level"])) and not values["exit_zero"])
+    _require_use_of_inputs(outcome.report, values["inputs"])
+    return int(outcome.fails and not values["exit_zero"])
 
 
-def _stated_targets(options: Options) -> tuple[str, ...]:
+def _checked(requests: Requests, values: Mapping[str, Any], listener: Listener) -> Outcome:
+    """What the named targets bring, else those that files name, else the working folder.
+
+    Where that holds no model, the training files are checked by themselves.
+    """
+    options = requests.options(".")
+    targets = tuple(values["targets"]) or _default_targets(requests, options, by_flag=bool(values["training_files"]))
+    outcome = run("check", requests.of(targets or (".",)), listener)
+    internal = any(problem.internal for problem in outcome.problems)
+    if targets or not options.training_files or outcome.report.targets or internal:
+        return outcome
+    return run("check", requests.of([file_of(name) for name in options.training_files]), listener)
+
+
+def _default_targets(requests: Requests, options: Options, *, by_flag: bool) -> tuple[str, ...]:
+    """The models of the settings; one that a training file names comes first if a flag names that file."""
+    models = tuple(target.model for target in requests.settings.targets)
+    if models and not by_flag:
+        return models
+    return _stated_model(options) or models
+
+
+def _stated_model(options: Options) -> tuple[str, ...]:
     """The model that the training files name; its path counts from the file that names it, else from here."""
     if not options.training_files:
         return ()
-    from bnlint.training.flags import resolve
+    from bnlint.training.facts import resolve
 
     config = resolve(options).config
     if config.model is None:
@@ -62,14 +78,14 @@ def _stated_targets(options: Options) -> tuple[str, ...]:
     return (str(beside) if exists else config.model,)
 
 
-def _require_use_of_inputs(report: Report, options: Options) -> None:
+def _require_use_of_inputs(report: Report, inputs: Sequence[tuple[str | None, Any]]) -> None:
     """Raise `UsageError` for an `--input Name=...` that no target answers to, where all were seen."""
     failed = [target.target for target in report.targets if target.status == "failed"]
     if any(name.endswith(".py") for name in failed):
         return  # a file that could not be imported may hold any model
     used = {target.data.get("named_input") for target in report.targets}
     used.update(name.rpartition(":")[2].partition("(")[0] for name in failed)
-    unused = [name for name in options.named_inputs if name not in used]
+    unused = [name for name, _ in inputs if name is not None and name not in used]
     if unused:
         known = ", ".join(target.target for target in report.targets) or "none"
         raise UsageError(
@@ -80,9 +96,9 @@ def _require_use_of_inputs(report: Report, options: Options) -> None:
 
 def run_view(command: str, values: Mapping[str, Any]) -> int:
     """The exit status of `graph` and `norms`: 0 when every target was shown, 1 when one could not be."""
-    out = terminal(values["color"])
-    listener = _listener(quiet=False, talkative=values["debug"])
-    outcome = run(command, values["targets"], make_options(values), listener=listener)
+    requests = Requests(values)
+    out = terminal(values["color"] or requests.settings.color)
+    outcome = run(command, requests.of(values["targets"]), _listener(quiet=False, talkative=values["debug"]))
     if command == "norms":
         from bnlint.report.norms import render
     else:
@@ -95,37 +111,6 @@ def run_view(command: str, values: Mapping[str, Any]) -> int:
     if _complained(outcome, values["debug"]):
         return 2
     return int(any(not target.data for target in outcome.report.targets))
-
-
-def make_options(values: Mapping[str, Any]) -> Options:
-    """The options of a run from the parameters of its command; raises `UsageError`."""
-    facts = {name: values[name] for name in FACTS if values.get(name) is not None}
-    named: dict[str, list[Any]] = {}
-    unnamed: list[Any] = []
-    for name, shape in values["inputs"]:
-        (unnamed if name is None else named.setdefault(name, [])).append(shape)
-    if unnamed:
-        facts["inputs"] = unnamed
-    if values.get("targets_of_loss"):
-        facts["targets"] = values["targets_of_loss"]
-    for file in values.get("training_files", ()):
-        if not Path(file).is_file():
-            raise UsageError(
-                f"the training file {file} {'is not a regular file' if Path(file).exists() else 'does not exist'}",
-                f"check the spelling; the working folder is {Path.cwd()}",
-            )
-    return Options(
-        select=values.get("select", ()),
-        ignore=values.get("ignore", ()),
-        extend_select=values.get("extend_select", ()),
-        preview=values.get("preview", False),
-        severities=values.get("severities", {}),
-        training_files=tuple(values.get("training_files", ())),
-        facts=facts,
-        named_inputs=named,
-        timeout=values["timeout"],
-        debug=values["debug"],
-    )
 
 
 def _listener(*, quiet: bool, talkative: bool) -> Listener:
@@ -146,8 +131,8 @@ def _listener(*, quiet: bool, talkative: bool) -> Listener:
     return Listener(started, ended, every_output=talkative)
 
 
-def _render(report: Report, values: Mapping[str, Any], out: Terminal, seconds: float) -> str:
-    match values["output_format"]:
+def _render(report: Report, output_format: str, values: Mapping[str, Any], out: Terminal, seconds: float) -> str:
+    match output_format:
         case "json":
             from bnlint.report import json_format
 
@@ -172,7 +157,12 @@ def _render(report: Report, values: Mapping[str, Any], out: Terminal, seconds: f
 def _say_without_model(specs: Sequence[str], all_of_them: bool) -> None:
     shown = specs if all_of_them else specs[:SHOWN_WITHOUT_MODEL]
     for spec in shown:
-        say(f"note: no model found in {spec}")
+        if spec.endswith(".toml"):
+            say(f"note: the settings in {spec} are right")
+        elif spec.lower().endswith(DATA_SUFFIXES):
+            say(f"note: {spec} is no training file that is known")
+        else:
+            say(f"note: no model found in {spec}")
     if len(specs) > len(shown):
         say(f"note: nor in {len(specs) - len(shown)} more files, which --verbose names")
 
