@@ -1,20 +1,24 @@
 """Everything a rule may import from bnlint."""
 
-from bnlint.context import Context
+from bnlint.context import ENOUGH_SAMPLES, Context
 from bnlint.diagnostic import Applicability, Diagnostic, Edit, Fix, NotChecked, Severity, Span
-from bnlint.graph.layer import Layer, NormCall
+from bnlint.graph.layer import Layer, NormCall, listed
 from bnlint.graph.model_graph import ModelGraph
 from bnlint.rule import Invalid, Rule, Valid
-from bnlint.training.config import TrainingConfig
+from bnlint.training.config import Loader, TrainingConfig, pieces
+from bnlint.training.scaling import BatchScaling, shown_rate
 
 __all__ = [
+    "ENOUGH_SAMPLES",
     "Applicability",
+    "BatchScaling",
     "Context",
     "Diagnostic",
     "Edit",
     "Fix",
     "Invalid",
     "Layer",
+    "Loader",
     "ModelGraph",
     "NormCall",
     "NotChecked",
@@ -23,4 +27,7 @@ __all__ = [
     "Span",
     "TrainingConfig",
     "Valid",
+    "listed",
+    "pieces",
+    "shown_rate",
 ]

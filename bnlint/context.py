@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,25 +20,38 @@ if TYPE_CHECKING:
     from bnlint.graph.model_graph import ModelGraph
 
 DEFAULT_BATCH_SIZE = 2  # traced when the batch size is unknown; a rule that needs the real one says so
+ENOUGH_SAMPLES = 8  # behind a batch statistic; with fewer the error of batch norm models rises steeply
 
 
 class Context:
     """One target as rules see it: the model, its traced graphs, its sources and the training facts.
 
-    `model` is the module in training mode (on the meta device when bnlint built it): read it, never change it.
+    `model` is the module in training mode (on the meta device when bnlint built it): read it, never change it. A
+    context of the training facts alone has no model: only rules that need nothing else are run on it.
     """
 
     def __init__(
         self,
-        capture: Capture,
+        capture: Capture | None,
         training: TrainingConfig,
         read_source: Callable[[Path], SourceFile | None],
         source: SourceFile | None = None,
     ) -> None:
-        self._capture = capture
+        self._captured = capture
         self._read_source = read_source
         self.training = training
         self.source = source  # the target's own file, None for a live module or an importable object
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a model to look at, and not the training facts alone."""
+        return self._captured is not None
+
+    @property
+    def _capture(self) -> Capture:
+        if self._captured is None:
+            raise ValueError("there is no model: a rule that looks at it says so in `needs`")
+        return self._captured
 
     @property
     def model(self) -> nn.Module:
@@ -120,6 +134,19 @@ class Context:
         if not synchronised or training.strategy in ("dp", "none"):
             return 1  # without a process group SyncBatchNorm is a plain batch norm
         return training.world_size
+
+    def frozen(self, layer: Layer) -> bool:
+        """Whether the run leaves a layer's parameters as they are: by `requires_grad`, or by a pattern of `frozen`."""
+        if layer.affine and not layer.trainable and not layer.functional:
+            return True
+        return any(fnmatchcase(layer.path, pattern) for pattern in self.training.frozen or ())
+
+    def replace_fact(self, name: str, value: str, *, title: str) -> Fix:
+        """A fix that writes another value where a file of the user states a fact; else advice."""
+        from bnlint.source.edits import fix_with
+        from bnlint.training.literal import replace_fact
+
+        return fix_with(title, replace_fact(self.training, name, value))
 
     def span_of(self, path: str) -> Span | None:
         """The call that constructed the module at a path, a norm or not; None when it was not seen."""

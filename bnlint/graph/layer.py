@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -121,3 +121,10 @@ class NormCall:
         from bnlint.graph.replacement import group_norm
 
         return group_norm(self)
+
+
+def listed(layers: Iterable[Layer], shown: int = 4) -> str:
+    """The paths of some layers for a message, the first few in words and the others as a number."""
+    paths = list(dict.fromkeys(layer.path or "the model itself" for layer in layers))
+    names = ", ".join(paths[:shown])
+    return names + (f" and {len(paths) - shown} more" if len(paths) > shown else "")

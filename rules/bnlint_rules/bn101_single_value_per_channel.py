@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnlint.api import Context, Diagnostic, Invalid, NormCall, NotChecked, Rule, Severity, Valid
+from bnlint.api import Context, Diagnostic, Invalid, NormCall, NotChecked, Rule, Severity, Valid, pieces
 
 TRIED_BATCH_SIZES = (2, 3, 4, 5, 6, 7, 8, 16, 32, 64)
 
@@ -27,6 +27,9 @@ class SingleValuePerChannel(Rule):
     A SyncBatchNorm over two or more ranks skips PyTorch's check, so it is not reported. Layers that the
     model keeps in eval mode use their running statistics and are not reported either. A layer whose rows
     are counted at run time is left to BN105.
+
+    `DataParallel` cuts the batch of the process over its devices, the last piece often smaller: 10 samples on
+    4 devices are 3, 3, 3 and 1. The smallest piece decides.
 
     ## Fix safety
 
@@ -107,6 +110,29 @@ model = Unchecked()
             training={"batch_size": 1},
             inputs=((4,),),
             note="the check is in torch.nn.functional: torch.batch_norm gives zeros and raises nothing",
+        ),
+        Valid(
+            "model = nn.BatchNorm1d(8)",
+            training={"total_batch_size": 9, "world_size": 4, "strategy": "dp"},
+            inputs=((8,),),
+            note="DataParallel makes 3, 3 and 3 of 9 samples, and leaves a device idle",
+        ),
+        Valid(
+            """\
+class GhostBatchNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return torch.cat([self.norm(part) for part in x.chunk(-(-len(x) // 11))])
+
+
+model = GhostBatchNorm()
+""",
+            training={"batch_size": 101},
+            inputs=((4,),),
+            note="virtual batches of 11: the last of 10 pieces of 101 rows has 2",
         ),
     )
 
@@ -205,11 +231,45 @@ model = Twins()
             crashes=True,
             note="with one process SyncBatchNorm is a plain batch norm",
         ),
+        Invalid(
+            "model = nn.BatchNorm1d(8)",
+            training={"total_batch_size": 10, "world_size": 4, "strategy": "dp"},
+            inputs=((8,),),
+            message="at batch size 1 (the smallest piece: DataParallel cuts 10 samples into 3, 3, 3 and 1)",
+            note="the last replica gets what is left",
+        ),
+        Invalid(
+            "model = nn.BatchNorm1d(8)",
+            training={"total_batch_size": 6, "world_size": 8, "strategy": "dp"},
+            inputs=((8,),),
+            message="DataParallel cuts 6 samples into 6 pieces of 1",
+            note="fewer samples than devices",
+        ),
+        Invalid(
+            """\
+class GhostBatchNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return torch.cat([self.norm(part) for part in x.chunk(-(-len(x) // 10))])
+
+
+model = GhostBatchNorm()
+""",
+            training={"batch_size": 101},
+            inputs=((4,),),
+            modules=("norm",),
+            crashes=True,
+            note="virtual batches of 10: the last of 11 pieces of 101 rows has 1",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
         known = context.training.batch_size is not None
-        batch_size = context.batch_size if known else 1
+        replicas = _replicas(context)
+        batch_size = min(replicas, default=context.batch_size if known else 1)
         vulnerable, undecided = [], []
         calls = context.graph(batch_size).distinct_calls("batch")
         for call, count in calls:
@@ -233,7 +293,10 @@ model = Twins()
             return
 
         inputs = " and ".join(str(shape) for shape in context.graph(batch_size).inputs)
-        fed = f" for the {'assumed ' * context.assumed_inputs}input {inputs}"
+        cut = ""
+        if replicas:
+            cut = f" (the smallest piece: DataParallel cuts {sum(replicas)} samples into {pieces(replicas)})"
+        fed = f"{cut} for the {'assumed ' * context.assumed_inputs}input {inputs}"
         for call, count in vulnerable:
             smallest = _smallest_batch_size(context, call)
             repeated = f" in {count} calls" if count > 1 else ""
@@ -254,9 +317,17 @@ model = Twins()
                     "model_inputs": [list(shape) for shape in context.graph(batch_size).inputs],
                     "batch_size": batch_size,
                     "calls": count,
+                    **({"replicas": list(replicas)} if replicas else {}),
                 },
                 fix=call.replace_with_group_norm(),
             )
+
+
+def _replicas(context: Context) -> tuple[int, ...]:
+    """What the devices of a `DataParallel` get; nothing without it, or with an unknown batch or number of devices."""
+    training = context.training
+    samples = training.samples_per_forward
+    return training.replicas(samples) if training.strategy == "dp" and training.world_size and samples else ()
 
 
 def _names(calls: list[tuple[NormCall, int]]) -> str:

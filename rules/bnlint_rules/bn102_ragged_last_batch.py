@@ -9,21 +9,38 @@ from bnlint.api import (
     Diagnostic,
     Fix,
     Invalid,
+    Loader,
     NormCall,
     NotChecked,
     Rule,
     Severity,
+    Span,
+    TrainingConfig,
     Valid,
+    pieces,
 )
 
 MLP = "model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))"
+GHOST = """\
+class GhostBatchNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return torch.cat([self.norm(part) for part in x.chunk(-(-len(x) // {size}))])
+
+
+model = GhostBatchNorm()
+"""
 
 
 class RaggedLastBatch(Rule):
     """The last batch of an epoch holds what is left of the data, and that can be a single sample.
 
     A loader without `drop_last` gives every sample, so 257 rows in batches of 64 end in a batch of 1. With
-    several ranks each gets `ceil(samples / ranks)` of them, because the distributed sampler pads.
+    several ranks each gets `ceil(samples / ranks)` of them, because the distributed sampler pads. `DataParallel`
+    cuts the last batch of the process over its devices: 6 samples on 8 of them are six pieces of 1.
 
     ## Why it matters
 
@@ -32,7 +49,8 @@ class RaggedLastBatch(Rule):
     batch, since models chunk, fold and pool. With an unknown number of samples it warns where a batch of 1
     would raise: some data set size ends in one.
 
-    Layers that see one value at the full batch size already are BN101's.
+    Where a run draws from several loaders, each is checked with its own sizes. Layers that see one value at the
+    full batch size already are BN101's. Evaluation loaders are left alone: nothing raises there.
 
     ## Fix safety
 
@@ -49,7 +67,7 @@ class RaggedLastBatch(Rule):
     code = "BN102"
     name = "ragged-last-batch"
     severity = Severity.ERROR
-    needs = ("graph", "training.batch_size", "training.drop_last")
+    needs = ("graph",)  # each loader states its own batch size and what it does with the last batch
 
     valid = (
         Valid(
@@ -101,6 +119,54 @@ class RaggedLastBatch(Rule):
             training={"batch_size": 1, "dataset_size": 5, "drop_last": False},
             note="every batch holds one sample: BN101 says so",
         ),
+        Valid(
+            MLP,
+            inputs=((4,),),
+            training={"batch_size": 64, "eval_batch_size": 1, "dataset_size": 256, "drop_last": False},
+            note="evaluation takes batches of 1, in eval mode",
+        ),
+        Valid(
+            GHOST.format(size=11),
+            inputs=((4,),),
+            training={"batch_size": 1000, "dataset_size": 1101, "drop_last": False},
+            note="virtual batches of 11: the last of 10 pieces of 101 rows has 2",
+        ),
+        Valid(
+            MLP,
+            inputs=((4,),),
+            training={"batch_size": 8, "world_size": 4, "strategy": "dp", "dataset_size": 73, "drop_last": False},
+            note="a last batch of 9 on 4 DataParallel devices is 3, 3 and 3",
+        ),
+        Valid(
+            MLP,
+            inputs=((4,),),
+            training={
+                "loaders": [
+                    {"name": "labelled", "batch_size": 16, "dataset_size": 209, "drop_last": True},
+                    {"name": "unlabelled", "batch_size": 64, "dataset_size": 128, "drop_last": False},
+                ]
+            },
+            note="two loaders: one drops its last batch, the other has none",
+        ),
+        Valid(
+            MLP,
+            inputs=((4,),),
+            training={"loaders": [{"name": "labelled", "dataset_size": 209, "drop_last": False}]},
+            note="the batch size of the loader is unknown",
+        ),
+        Valid(MLP, inputs=((4,),), training={"batch_size": 16, "dataset_size": 209}, note="drop_last is unknown"),
+        Valid(
+            MLP,
+            inputs=((4,),),
+            training={"batch_size": 64, "strategy": "ddp", "dataset_size": 257, "drop_last": False},
+            note="how many ranks share the 257 samples is unknown: 2 get 129 each, and one is left, 3 get 86",
+        ),
+        Valid(
+            MLP,
+            inputs=((4,),),
+            training={"batch_size": 16, "strategy": "dp", "dataset_size": 209, "drop_last": False},
+            note="DataParallel over an unknown number of devices",
+        ),
     )
     invalid = (
         Invalid(
@@ -145,18 +211,90 @@ model = GhostBatchNorm()
             message="the last batch of 41",
             note="ghost batch norm: 41 rows in pieces of 10 leave one of 1",
         ),
+        Invalid(
+            MLP,
+            inputs=((4,),),
+            training={"batch_size": 16, "dataset_size": 209, "drop_last": False},
+            modules=("1",),
+            message="209 = 13 x 16 + 1",
+        ),
+        Invalid(
+            MLP,
+            inputs=((4,),),
+            training={"total_batch_size": 64, "world_size": 1, "dataset_size": 129, "drop_last": False},
+            modules=("1",),
+            message="129 = 2 x 64 + 1",
+            note="a total batch size",
+        ),
+        Invalid(
+            GHOST.format(size=10),
+            inputs=((4,),),
+            training={"batch_size": 1000, "dataset_size": 1101, "drop_last": False},
+            modules=("norm",),
+            message="the last batch of 101",
+            note="virtual batches of 10: the last of 11 pieces of 101 rows has 1",
+        ),
+        Invalid(
+            MLP,
+            inputs=((4,),),
+            training={"batch_size": 8, "world_size": 8, "strategy": "dp", "dataset_size": 70, "drop_last": False},
+            modules=("1",),
+            message="70 = 1 x 64 + 6: the last batch of 6, which DataParallel cuts into 6 pieces of 1,",
+            note="six pieces on eight devices",
+        ),
+        Invalid(
+            MLP,
+            inputs=((4,),),
+            training={"batch_size": 8, "world_size": 4, "strategy": "dp", "dataset_size": 74, "drop_last": False},
+            modules=("1",),
+            message="cuts into 3, 3, 3 and 1",
+            note="the last replica gets what is left",
+        ),
+        Invalid(
+            MLP,
+            inputs=((4,),),
+            training={
+                "loaders": [
+                    {"name": "labelled", "batch_size": 16, "dataset_size": 209, "drop_last": False},
+                    {"name": "unlabelled", "batch_size": 64, "dataset_size": 256, "drop_last": False},
+                    {"name": "replay", "batch_size": 4, "dataset_size": 9, "drop_last": False},
+                ]
+            },
+            modules=("1", "1"),
+            message="loader ",
+            note="two of three loaders end in a batch of 1",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
         facts = context.training
-        if facts.drop_last:
+        if facts.loaders is not None:
+            for loader in facts.loaders:
+                yield from self._check_loader(context, loader, f"loader {loader.name}: ")
             return
-        batch, samples, ranks = context.batch_size, facts.dataset_size, facts.world_size or 1
+        yield from self._check_loader(
+            context, Loader("", facts.batch_size, facts.dataset_size, facts.drop_last, facts.origin("drop_last")), ""
+        )
+
+    def _check_loader(self, context: Context, loader: Loader, prefix: str) -> Iterator[Diagnostic | NotChecked]:
+        facts, samples = context.training, loader.dataset_size
+        if loader.drop_last:
+            return
+        unknown = _unknown(facts, loader)
+        if unknown or loader.batch_size is None:
+            yield self.not_checked(prefix + unknown)
+            return
+        devices = facts.world_size or 1
+        batch = loader.batch_size * (devices if facts.strategy == "dp" else 1)  # of one process
+        ranks = 1 if facts.strategy in ("dp", "none") else devices
         last = 1 if samples is None else -(-samples // ranks) % batch
         if last == 0:
             return
-        full = {call.path for call in self._vulnerable(context, batch)}
-        calls = [call for call in self._vulnerable(context, last) if call.path not in full]
+        replicas = facts.replicas(last)
+        full = {call.path for size in set(facts.replicas(batch)) for call in self._vulnerable(context, size)}
+        calls = [
+            call for size in sorted(set(replicas)) for call in self._vulnerable(context, size) if call.path not in full
+        ]
         if not calls:
             return
         layers = list(dict.fromkeys(call.path for call in calls))
@@ -170,17 +308,25 @@ model = GhostBatchNorm()
                 f"each of {ranks} ranks gets ceil({samples} / {ranks}) = {each} samples and "
                 f"{each} = {each // batch} x {batch} + {last}: the last batch of {last}"
             )
+        if len(replicas) > 1:
+            cause += f", which DataParallel cuts into {pieces(replicas)},"
         noun = "batch norm" if len(layers) == 1 else "batch norms"
         yield self.diagnostic(
-            calls[0],
-            f"{cause} leaves {len(layers)} {noun} with 1 value per channel, and training raises: " + ", ".join(layers),
+            _span(facts, loader, calls[0]),
+            f"{prefix}{cause} leaves {len(layers)} {noun} with 1 value per channel, and training raises: "
+            + ", ".join(layers),
+            module=calls[0].path,
             severity=Severity.WARNING if samples is None else None,
             data={
                 "layers": layers,
                 "last_batch_size": last,
+                "replicas": list(replicas),
                 "batch_size": batch,
                 "dataset_size": samples,
                 "world_size": ranks,
+                "loader": loader.name or None,
+                "key": loader.name or facts.key("drop_last"),
+                "source": loader.place,
             },
             fix=Fix("Give the training loader drop_last=True, or a batch size that leaves more than one sample"),
         )
@@ -195,3 +341,22 @@ model = GhostBatchNorm()
             and call.checked
             and context.ranks(call.layer) == 1
         ]
+
+
+def _unknown(facts: TrainingConfig, loader: Loader) -> str:
+    reasons = []
+    if loader.batch_size is None:
+        reasons.append("batch size unknown (give --batch-size)")
+    if loader.drop_last is None:
+        reasons.append("drop-last setting unknown (give --drop-last or --no-drop-last)")
+    if facts.strategy == "dp" and facts.world_size is None:
+        reasons.append("number of devices unknown (give --world-size)")
+    return ", ".join(reasons)
+
+
+def _span(facts: TrainingConfig, loader: Loader, call: NormCall) -> Span | None:
+    """The loader's own place, the line of the configuration that decides, or the layer."""
+    path, _, line = (loader.place or "").rpartition(":")
+    if loader.name:
+        return Span(path, int(line)) if path and line.isdigit() else call.span
+    return facts.span("drop_last", "dataset_size", "batch_size", "total_batch_size") or call.span

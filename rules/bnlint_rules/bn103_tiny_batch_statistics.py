@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from math import sqrt
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, NormCall, Rule, Severity, Valid
-
-ENOUGH_SAMPLES = 8
+from bnlint.api import ENOUGH_SAMPLES, Context, Diagnostic, Fix, Invalid, NormCall, Rule, Severity, Valid, listed
 
 
 class TinyBatchStatistics(Rule):
@@ -61,6 +58,24 @@ class TinyBatchStatistics(Rule):
             note="synchronised over an unknown number of ranks",
         ),
         Valid(
+            "model = nn.BatchNorm2d(8)",
+            training={"batch_size": 2, "strategy": "fsdp", "sync_batchnorm": True},
+            inputs=((8, 4, 4),),
+            note="synchronised by the configuration, over an unknown number of ranks",
+        ),
+        Valid(
+            "model = nn.BatchNorm2d(8)",
+            training={"batch_size": 2, "world_size": 4, "strategy": "fsdp", "sync_batchnorm": True},
+            inputs=((8, 4, 4),),
+            note="FSDP has a process group like DDP",
+        ),
+        Valid(
+            "model = nn.BatchNorm2d(8)",
+            training={"total_batch_size": 32, "world_size": 4, "strategy": "dp"},
+            inputs=((8, 4, 4),),
+            note="8 samples for each DataParallel replica",
+        ),
+        Valid(
             "model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))",
             training={"batch_size": 2, "frozen": ["*"]},
             inputs=((3, 4, 4),),
@@ -106,6 +121,13 @@ model = nn.Sequential(StandardisedConv(3, 8, 3), nn.GroupNorm(2, 8))
             message="n = 16",
             note="the second norm sees one value and is BN101's",
         ),
+        Invalid(
+            "model = nn.BatchNorm2d(8)",
+            training={"total_batch_size": 16, "world_size": 4, "strategy": "dp", "sync_batchnorm": True},
+            inputs=((8, 4, 4),),
+            message="4 samples (batch size 4 of each DataParallel replica)",
+            note="DataParallel cuts the batch of 16, and synchronises nothing",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic]:
@@ -116,7 +138,7 @@ model = nn.Sequential(StandardisedConv(3, 8, 3), nn.GroupNorm(2, 8))
             ranks = context.ranks(call.layer)
             if not call.uses_batch_statistics or call.data_dependent or ranks is None or call.values * ranks < 2:
                 continue
-            if context.batch_size * ranks >= ENOUGH_SAMPLES or _frozen(context, call):
+            if context.batch_size * ranks >= ENOUGH_SAMPLES or context.frozen(call.layer):
                 continue
             if not call.node.meta["from_input"]:
                 continue  # weight standardisation by means of batch_norm: no sample is involved
@@ -132,13 +154,15 @@ model = nn.Sequential(StandardisedConv(3, 8, 3), nn.GroupNorm(2, 8))
         mean_error, variance_error = 1 / sqrt(values), sqrt(2 / (values - 1))
         layers = list(dict.fromkeys(call.path for calls in tiny.values() for call in calls))
         over = f" x {ranks} ranks" if ranks > 1 else ""
+        if context.training.strategy == "dp":
+            over = " of each DataParallel replica"
         name = worst.path or worst.layer.class_name
         yield self.diagnostic(
             worst,
             f"{_count(layers)} training statistics from {samples} sample{'s' * (samples > 1)} (batch size "
             f"{context.batch_size}{over}), fewer than {ENOUGH_SAMPLES}; the worst is {name} with n = {values} "
             f"values per channel: relative standard error {mean_error:.1%} of the mean, {variance_error:.1%} of the "
-            f"variance, at best. Layers: {_listed(layers)}",
+            f"variance, at best. Layers: {listed(call.layer for calls in tiny.values() for call in calls)}",
             data={
                 "batch_size": context.batch_size,
                 "samples": samples,
@@ -157,20 +181,10 @@ def _count(layers: list[str]) -> str:
     return "1 batch norm takes its" if len(layers) == 1 else f"{len(layers)} batch norms take their"
 
 
-def _listed(layers: list[str]) -> str:
-    names = ", ".join(path or "the model itself" for path in layers[:4])
-    return names + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
-
-
 def _advice(context: Context, samples: int) -> str:
-    ranks = context.training.world_size or 1
+    training = context.training
+    ranks = 1 if training.strategy in ("dp", "none") or training.device in ("cpu", "mps") else training.world_size or 1
     if samples == context.batch_size and context.batch_size * ranks >= ENOUGH_SAMPLES:
         together = context.batch_size * ranks
         return f"Use SyncBatchNorm over the {ranks} ranks ({together} samples), GroupNorm or frozen norms"
     return f"Raise the batch size to {ENOUGH_SAMPLES} or more samples per norm, or use GroupNorm or frozen norms"
-
-
-def _frozen(context: Context, call: NormCall) -> bool:
-    if call.layer.affine and not call.layer.trainable and not call.layer.functional:
-        return True
-    return any(fnmatchcase(call.path, pattern) for pattern in context.training.frozen or ())

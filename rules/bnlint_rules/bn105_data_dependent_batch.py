@@ -175,7 +175,7 @@ model = Points()
                 f"{call.layer.class_name} normalises over rows that {origin} counts at run time{repeated}: "
                 f"one row raises 'Expected more than 1 value per channel when training' whatever the batch "
                 f"size; no row leaves the running statistics unchanged",
-                data={"origin": origin, "input_shape": list(call.shape), "calls": count},
+                data={"origin": origin, "input_shape": ["N", *call.shape[1:]], "calls": count},
                 fix=_layer_norm(call),
             )
 

@@ -1,0 +1,120 @@
+"""BN602: weight decay on the scales and shifts of norms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Valid, listed
+
+
+class WeightDecayOnNorm(Rule):
+    """Weight decay on a norm's weight and bias pulls its output scale towards zero, which regularises nothing.
+
+    ## Why it matters
+
+    The layers before a batch norm are scale-invariant: decay of their weights acts through the effective
+    learning rate. The norm's own weight and bias are not. They set the scale and shift of each channel
+    directly, they are few, and 0 is not the value at which they do nothing (1 is, for the weight). Most
+    published recipes leave them out of the decay: a percent or less, one way or the other, hence the level,
+    information.
+
+    The rule speaks when `decay_norm` is known to be true: stated in the training file, seen in the parameter
+    groups of a script, or what the framework does. Frozen norms and norms without parameters do not count.
+
+    ## Fix safety
+
+    Advice only. Parameter groups change training.
+
+    ## References
+
+    - He et al., "Bag of Tricks for Image Classification with Convolutional Neural Networks", 2018, section
+      3.1, https://arxiv.org/abs/1812.01187
+    - van Laarhoven, "L2 Regularization versus Batch and Weight Normalization", 2017,
+      https://arxiv.org/abs/1706.05350
+    """
+
+    code = "BN602"
+    name = "weight-decay-on-norm"
+    severity = Severity.INFO
+    needs = ("modules",)
+
+    valid = (
+        Valid(
+            "model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))",
+            training={"weight_decay": 0.05, "decay_norm": False},
+            inputs=((3, 4, 4),),
+        ),
+        Valid(
+            "model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))",
+            training={"weight_decay": 0, "decay_norm": True},
+            inputs=((3, 4, 4),),
+            note="there is no decay to reach anything",
+        ),
+        Valid(
+            "model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))",
+            training={"weight_decay": 0.05},
+            inputs=((3, 4, 4),),
+            note="unknown whether the optimiser has parameter groups",
+        ),
+        Valid(
+            "model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, affine=False))",
+            training={"weight_decay": 0.05, "decay_norm": True},
+            inputs=((3, 4, 4),),
+            note="no parameters",
+        ),
+        Valid(
+            "model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8).requires_grad_(False))",
+            training={"weight_decay": 0.05, "decay_norm": True},
+            inputs=((3, 4, 4),),
+            note="the optimiser skips parameters without gradient",
+        ),
+    )
+    invalid = (
+        Invalid(
+            "model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Flatten(), nn.LayerNorm(128))",
+            training={"weight_decay": 0.05, "decay_norm": True},
+            inputs=((3, 4, 4),),
+            modules=("1",),
+            message="272 parameters of 2 norms",
+        ),
+        Invalid(
+            "model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))",
+            training={"decay_norm": True},
+            inputs=((3, 4, 4),),
+            modules=("1",),
+            note="how strong the decay is does not matter",
+        ),
+    )
+
+    def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
+        training = context.training
+        decay = training.weight_decay
+        if decay == 0 or training.decay_norm is False:
+            return
+        layers = [layer for layer in context.norms() if layer.parameters and not context.frozen(layer)]
+        if not layers:
+            return
+        if training.decay_norm is None:
+            yield self.not_checked(
+                "decay of norm parameters unknown (give decay_norm in the training file)"
+            )
+            return
+        parameters = sum(layer.parameters for layer in layers)
+        name = "weight decay" if decay is None else f"{training.key('weight_decay')} {decay:g}"
+        framework = (training.origin("decay_norm") or "").removeprefix("default of ")
+        by = f" (what {framework} does by itself)" if training.is_default("decay_norm") else ""
+        yield self.diagnostic(
+            training.span("decay_norm", "weight_decay") or layers[0],
+            f"{name} reaches {parameters:,} parameter{'s' * (parameters > 1)} of {len(layers)} "
+            f"norm{'s' * (len(layers) > 1)}{by}. Layers: {listed(layers)}",
+            module=layers[0].path,
+            data={
+                "weight_decay": decay,
+                "parameters": parameters,
+                "layers": [layer.path for layer in layers],
+                "key": training.key("decay_norm"),
+                "source": training.origin("decay_norm"),
+                "framework_default": training.is_default("decay_norm"),
+            },
+            fix=Fix("Put the parameters of norms, with the biases, in an optimiser group with weight_decay=0"),
+        )
