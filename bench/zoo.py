@@ -46,7 +46,7 @@ from bnlint.linter import run_rules
 from bnlint.options import Options
 from bnlint.registry import Loaded, load_rules, select
 from bnlint.training.config import TensorShape
-from bnlint.training.flags import resolve
+from bnlint.training.facts import resolve
 
 BATCH_SIZE = 32
 # Detectors run on real tensors of 800 x 800 pixels: 32 of them would take minutes and gigabytes for each model.

@@ -27,7 +27,15 @@ from bnlint.source.file import SourceFile, display_path
 from bnlint.source.suppressions import Suppressions
 from bnlint.target import LoadedTarget, NothingToCheck, load_targets
 from bnlint.training.config import TensorShape, TrainingConfig
-from bnlint.training.flags import Facts, facts_of, read_inputs, resolve
+from bnlint.training.documents import DATA_SUFFIXES
+from bnlint.training.facts import (
+    Facts,
+    facts_of,
+    is_python_configuration,
+    is_training_file,
+    read_inputs,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from bnlint.graph.model_graph import ModelGraph
@@ -38,9 +46,49 @@ ReadSource = Callable[[Path], SourceFile | None]
 def check_target(spec: str, options: Options, loaded: Sequence[Loaded]) -> Iterator[TargetResult]:
     """Check everything that a spec names with the selected rules; nothing for a file without a model.
 
-    Raises `UsageError` or `ConfigurationError` for what is wrong with the request.
+    The spec of a training file checks its facts alone. Raises `UsageError` or `ConfigurationError` for what is wrong
+    with the request.
     """
-    return _check_spec(spec, options, loaded, resolve(options))
+    configuration = _configuration(spec, options)
+    if configuration is not None:
+        yield from _check_configuration(configuration, options, loaded)
+    else:
+        yield from _check_spec(spec, options, loaded, resolve(options, spec))
+
+
+def _configuration(spec: str, options: Options) -> Path | None:
+    """The path of a spec that is a training file and no program."""
+    path = Path(spec)
+    if path.suffix.lower() in DATA_SUFFIXES and path.is_file():
+        return path
+    return path if path.suffix == ".py" and is_python_configuration(path) else None
+
+
+def _check_configuration(path: Path, options: Options, loaded: Sequence[Loaded]) -> Iterator[TargetResult]:
+    """What the rules that need no model find in a training file; nothing for a file that is none."""
+    if not is_training_file(path, options.config_map):
+        return
+    name = display_path(path)
+    others = tuple(file for file in options.training_files if Path(file) != path)
+    facts = resolve(replace(options, training_files=(*others, str(path))))
+    result = TargetResult(name, "configuration", notes=facts.config.notes)
+    yield _with_facts(result, facts, options, loaded)
+
+
+def _with_facts(result: TargetResult, facts: Facts, options: Options, loaded: Sequence[Loaded]) -> TargetResult:
+    """The result with what the rules say about the training facts of a target that has no model to look at."""
+    context = Context(None, facts.config, _source_reader())
+    about_facts = [item for item in loaded if all(need.startswith("training.") for need in item.rule.needs)]
+    found, not_checked = found_by(about_facts, context, options, result.target)
+    shown = [*_conflicts(facts, options), *found]
+    result = replace(result, not_checked=(*result.not_checked, *not_checked))
+    return _with_diagnostics(result, unsuppressed(shown, context, options))
+
+
+def _conflicts(facts: Facts, options: Options) -> list[Diagnostic]:
+    if not is_selected(page_of("BN906"), options):
+        return []
+    return [with_severity(item, options) for item in facts.conflicts]
 
 
 def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Facts) -> Iterator[TargetResult]:
@@ -51,16 +99,18 @@ def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Fa
             if pending is not None:
                 yield pending
             pending = _check_item(item, spec, options, loaded, facts.config, seen)
-            if pending is not None and facts.conflicts:
-                conflicts = [with_severity(item, options) for item in facts.conflicts]
-                if is_selected(page_of("BN906"), options):
-                    pending = _with_diagnostics(pending, conflicts)
-                facts = Facts(facts.config)
+            if pending is not None and pending.status == "failed":
+                pending = _with_facts(pending, facts, options, loaded)
+            elif pending is not None:
+                pending = _with_diagnostics(pending, _conflicts(facts, options))
+            if pending is not None:  # what is wrong with the facts is said once, not for every model
+                pending = replace(pending, notes=(*facts.config.notes, *pending.notes))
+                facts = Facts(replace(facts.config, notes=()))
     except TargetError as error:
         seen.complete = False
         if pending is not None:
             yield pending
-        pending = _failed(spec, error, options)
+        pending = _with_facts(_failed(spec, error, options), facts, options, loaded)
     if pending is not None:
         yield _with_diagnostics(pending, seen.unused_suppressions(pending.target))
 
@@ -138,7 +188,7 @@ def _lint(
     found, not_checked = found_by(loaded, context, options, name)
     graph = context.graph()
     trace = [replace(with_severity(item, options), target=name) for item in _trace_problem(graph, capture)]
-    shown = sorted([*unsuppressed(found, context), *trace], key=lambda item: item.sort_key)
+    shown = sorted([*unsuppressed(found, context, options), *trace], key=lambda item: item.sort_key)
     assumed = capture.inputs is not None and capture.inputs.assumed
     status = "modules" if graph.step == "modules" else "partial" if trace else "traced"
     result = TargetResult(
@@ -310,7 +360,7 @@ def check(
     """
     loaded, options = load_rules(), Options()
     selected = select(loaded, options)
-    facts = facts_of(training)
+    facts = facts_of(training, target if isinstance(target, str) else None)
     if inputs is not None:
         facts = replace(facts, config=replace(facts.config, inputs=_stated_inputs(inputs)))
     if isinstance(target, str):
@@ -337,6 +387,7 @@ def _check_module(model: nn.Module, options: Options, loaded: Sequence[Loaded], 
     except TargetError as error:
         return _failed(name, error, options)
     result, _ = _lint(name, capture, Context(capture, facts.config, read_source), options, loaded)
+    result = replace(result, notes=(*facts.config.notes, *result.notes))
     return _with_diagnostics(result, facts.conflicts)
 
 

@@ -23,6 +23,10 @@ class ConfigurationError(BnlintError):
     """A configuration or training file cannot be read."""
 
 
+class DataFileError(ConfigurationError):
+    """A file is too large to be a training file: it holds data."""
+
+
 class RuleLoadError(BnlintError):
     """A rule package fails to import, repeats a code or is empty."""
 

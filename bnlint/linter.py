@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnlint.context import Context
 from bnlint.diagnostic import Diagnostic, Fix, NotChecked, Severity
 from bnlint.options import Options
 from bnlint.page import ALWAYS_SHOWN, page_of
-from bnlint.registry import Loaded
+from bnlint.registry import Loaded, fit
 from bnlint.source.suppressions import Suppressions
+from bnlint.training.documents import DATA_SUFFIXES
 
 if TYPE_CHECKING:
     pass
@@ -44,7 +48,7 @@ def run_rules(
 ) -> tuple[list[Diagnostic], list[NotChecked]]:
     """What the rules find in one target, suppressed findings left out; sorted. `target` is its name."""
     found, not_checked = found_by(loaded, context, options, target)
-    return unsuppressed(found, context), not_checked
+    return unsuppressed(found, context, options), not_checked
 
 
 def found_by(
@@ -73,6 +77,8 @@ def found_by(
 
 def _unmet(need: str, context: Context) -> str | None:
     """Why a rule's need is not met, in words; None when it is."""
+    if need in ("modules", "graph") and not context.has_model:
+        return "the model could not be built"
     if need == "modules":
         return None
     if need == "graph":
@@ -109,26 +115,58 @@ def run_diagnostic(code: str, message: str, **parts: Any) -> Diagnostic:
 
 
 def with_severity(diagnostic: Diagnostic, options: Options) -> Diagnostic:
-    level = options.severities.get(diagnostic.code, options.severities.get(diagnostic.name))
-    if level is None:
+    stated = [level for name, level in options.severities.items() if name in (diagnostic.code, diagnostic.name)]
+    if not stated:
         return diagnostic
-    severity = Severity(level)
+    severity = Severity(stated[-1])  # what flags say stands behind what settings say
     if diagnostic.code in ALWAYS_SHOWN and severity.rank < diagnostic.severity.rank:
         return diagnostic  # lowering it would turn a run green that saw nothing
     return replace(diagnostic, severity=severity)
 
 
-def unsuppressed(found: Iterable[Diagnostic], context: Context) -> list[Diagnostic]:
+def unsuppressed(found: Iterable[Diagnostic], context: Context, options: Options) -> list[Diagnostic]:
     comments: dict[str | None, Suppressions | None] = {}
 
     def is_shown(diagnostic: Diagnostic) -> bool:
         if diagnostic.code in ALWAYS_SHOWN:
             return True
+        if _is_ignored(diagnostic, context, options):
+            return False
         path = None if diagnostic.location is None else diagnostic.location.path
         if path not in comments:
-            source = context.source if path is None else context.read_source(path)
-            comments[path] = None if source is None else Suppressions.of(source)
+            comments[path] = _suppressions(path, context)
         suppressions = comments[path]
         return suppressions is None or not suppressions.covers(diagnostic.code, diagnostic.name, diagnostic.location)
 
     return [diagnostic for diagnostic in found if is_shown(diagnostic)]
+
+
+def _is_ignored(diagnostic: Diagnostic, context: Context, options: Options) -> bool:
+    """Whether the settings leave out this finding in its module, or in its file."""
+    codes: list[str] = []
+    if diagnostic.module is not None:
+        codes += _codes_at(diagnostic.module, options.ignore_modules)
+    path = diagnostic.location.path if diagnostic.location else context.source.path if context.source else None
+    if path is not None and options.file_ignores:
+        codes += _codes_at(Path(path).name, options.file_ignores)
+        codes += _codes_at(Path(os.path.abspath(path)).as_posix(), options.file_ignores)  # noqa: PTH100  # as named
+    return any(fit(code, diagnostic) for code in codes)
+
+
+def _codes_at(place: str, ignored: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for pattern, codes in ignored.items():
+        if fnmatchcase(place, pattern):
+            yield from codes
+
+
+def _suppressions(path: str | None, context: Context) -> Suppressions | None:
+    """The comments of the file that a finding points into; those of the target's own file for one without a place."""
+    source = context.source if path is None else context.read_source(path)
+    if source is not None:
+        return Suppressions.of(source)
+    if path is None or not path.lower().endswith(DATA_SUFFIXES):
+        return None
+    try:
+        return Suppressions.of_data(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):  # gone since its facts were read: the finding stands
+        return None

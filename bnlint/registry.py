@@ -10,9 +10,10 @@ import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import ModuleType
 
-from bnlint.diagnostic import Severity
+from bnlint.diagnostic import Diagnostic, Severity
 from bnlint.errors import RuleLoadError, UsageError
 from bnlint.options import Options
 from bnlint.page import PAGES, Page
@@ -177,13 +178,17 @@ def select(loaded: Sequence[Loaded], options: Options) -> tuple[Loaded, ...]:
     `options.preview` or its exact code or name. Raises `UsageError` for a selector or severity of no rule.
     """
     known: tuple[Loaded | Page, ...] = (*loaded, *PAGES)
-    for flag, selectors in (
-        ("--select", options.select),
-        ("--ignore", options.ignore),
-        ("--extend-select", options.extend_select),
+    for name, selectors in (
+        ("select", options.select),
+        ("ignore", options.ignore),
+        ("extend-select", options.extend_select),
+        ("ignore-modules", chain(*options.ignore_modules.values())),
+        ("per-file-ignores", chain(*options.file_ignores.values())),
     ):
         for selector in selectors:
-            _check_selector(selector, flag, known)
+            if not any(fit(selector, item) for item in known):
+                place = options.places.get(f"{name} {selector}", f"--{name}")
+                raise UsageError(f"{place} {selector} names no rule", _suggestion(selector, known))
     _check_severities(options, known)
     return tuple(item for item in loaded if is_selected(item.rule, options))
 
@@ -191,33 +196,29 @@ def select(loaded: Sequence[Loaded], options: Options) -> tuple[Loaded, ...]:
 def is_selected(rule: Rule | Page, options: Options) -> bool:
     """Whether a run shows what this rule says."""
     by_default = not options.select and (options.preview or not rule.preview)
-    chosen = max((_fit(item, rule) for item in (*options.select, *options.extend_select)), default=0)
+    chosen = max((fit(item, rule) for item in (*options.select, *options.extend_select)), default=0)
     if rule.preview and not options.preview and chosen < _EXACT:
         return False
-    ignored = max((_fit(item, rule) for item in options.ignore), default=0)
+    ignored = max((fit(item, rule) for item in options.ignore), default=0)
     return max(chosen, int(by_default)) > ignored
 
 
 _EXACT = 100
 
 
-def _fit(selector: str, rule: Rule | Page | Loaded) -> int:
+def fit(selector: str, rule: Rule | Page | Loaded | Diagnostic) -> int:
     """How specifically a selector names a rule: 0 not at all, then by the length of a prefix, or exactly."""
     if selector in (rule.code, rule.name):
         return _EXACT
     return len(selector) if len(selector) > 1 and rule.code.startswith(selector) else 0
 
 
-def _check_selector(selector: str, flag: str, known: Iterable[Loaded | Page]) -> None:
-    if any(_fit(selector, item) for item in known):
-        return
-    raise UsageError(f"{flag} {selector} names no rule", _suggestion(selector, known))
-
-
-def _check_severities(options: Options, known: Iterable[Loaded | Page]) -> None:
+def _check_severities(options: Options, known: Sequence[Loaded | Page]) -> None:
     for selector, level in options.severities.items():
-        if not any(_fit(selector, item) == _EXACT for item in known):
-            raise UsageError(f"the severity of {selector} is set, but it names no rule", _suggestion(selector, known))
+        where = f"{place}: " if (place := options.places.get(f"severity {selector}")) else ""
+        if not any(fit(selector, item) == _EXACT for item in known):
+            message = f"{where}the severity of {selector} is set, but it names no rule"
+            raise UsageError(message, _suggestion(selector, known))
         if level not in tuple(Severity):
             raise UsageError(f"the severity of {selector} is {level!r}", f"write one of {', '.join(Severity)}")
 

@@ -31,7 +31,7 @@ from bnlint.rule import Invalid, Rule, Valid
 from bnlint.source.edits import apply_edits
 from bnlint.source.file import SourceFile, display_path
 from bnlint.training.config import TensorShape, TrainingConfig
-from bnlint.training.flags import resolve
+from bnlint.training.facts import resolve
 
 IMPORTS = "import torch; from torch import nn; import torch.nn.functional as F\n"
 

@@ -14,9 +14,10 @@ class TargetResult:
     """What became of one target.
 
     `status` is "traced" (the whole forward was recorded), "partial" (a part of it), "modules" (only the module tree
-    was read) or "failed" (not imported or not built). `step` says which step of the capture ladder was reached,
-    `inputs` the traced input shapes with the batch axis, `assumed_inputs` whether bnlint chose them. `notes` are
-    sentences for the reader: what was assumed, weights that were not loaded. `data` is what `graph` and `norms` show.
+    was read), "configuration" (a training file, whose facts were checked) or "failed" (not imported or not built).
+    `step` says which step of the capture ladder was reached, `inputs` the traced input shapes with the batch axis,
+    `assumed_inputs` whether bnlint chose them. `notes` are sentences for the reader: what was assumed, weights that
+    were not loaded. `data` is what `graph` and `norms` show.
     """
 
     target: str
@@ -91,11 +92,11 @@ class _Keyed:
 
 
 def _keyed(diagnostics: tuple[Diagnostic, ...]) -> list[_Keyed]:
-    """A finding about a place in the source alone is one finding, however many targets come across it."""
+    """A finding about a place in the source or the facts alone is one, however many targets come across it."""
     return [
         _Keyed(
             (
-                item.target if item.location is None or item.module is not None else "",
+                item.target if _about_target(item) else "",
                 item.location,
                 item.code,
                 item.module,
@@ -105,3 +106,8 @@ def _keyed(diagnostics: tuple[Diagnostic, ...]) -> list[_Keyed]:
         )
         for item in diagnostics
     ]
+
+
+def _about_target(item: Diagnostic) -> bool:
+    """Whether a finding is about this target and no other; one with a "source" is about a training fact."""
+    return item.module is not None or (item.location is None and "source" not in item.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from bnlint.report.words import counted, found, module_name, place, severity_cou
 STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 LISTED_TARGETS = 10  # with more, the targets that went as stated are counted
 LISTED_MODULES = 20
+LISTED_REASONS = 3  # with more rules that miss a fact, they share a sentence
+UNKNOWN_FACT = re.compile(r"(?:^|(?<=\), ))([\w' -]+) unknown \(give [^)]*\)")
 NUMBERS_IN_A_LIST = 8  # a longer list is for machines
 
 
@@ -172,6 +175,8 @@ def _status(target: TargetResult) -> str:
             return f"{target.coverage:.0%} of its modules were traced, the others were not checked{given}"
         case "modules":
             return f"the forward was not traced, only the module tree was checked{given}"
+        case "configuration":
+            return "the training facts of this file were checked, no model"
         case _:
             return "not checked"
 
@@ -186,6 +191,9 @@ def _not_checked(printer: Printer, targets: Sequence[TargetResult]) -> None:
     codes: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for item in sorted(where):
         codes.setdefault((item.reason, tuple(where[item])), []).append(item.code)
+    wanted = [item for item in codes if len(item[1]) >= len(checked) and UNKNOWN_FACT.match(item[0])]
+    if len(wanted) > LISTED_REASONS:
+        printer.paragraph(_without_facts({reason: codes.pop((reason, names)) for reason, names in wanted}))
     for (reason, names), rules in codes.items():
         if len(names) >= len(checked):
             scope = ""
@@ -196,10 +204,20 @@ def _not_checked(printer: Printer, targets: Sequence[TargetResult]) -> None:
         printer.paragraph(f"{', '.join(filter(None, rules))} not checked: {reason}{scope}".lstrip())
 
 
+def _without_facts(codes: dict[str, list[str]]) -> str:
+    """Many rules that miss a fact each, in one sentence: the facts with the rules that wait for them."""
+    rules: dict[str, dict[str, None]] = {}
+    for reason, waiting in codes.items():
+        for fact in UNKNOWN_FACT.findall(reason):
+            rules.setdefault(fact, {}).update(dict.fromkeys(waiting))
+    listed = ", ".join(f"{fact} ({', '.join(waiting)})" for fact, waiting in rules.items())
+    return f"Not checked for want of facts (name a file with --training, or see `bnlint check --help`): {listed}"
+
+
 def _summary(printer: Printer, report: Report, seconds: float | None) -> None:
     checked = [target for target in report.targets if target.status != "failed"]
     counts = [found(count, severity) for severity, count in severity_counts(report).items() if count]
-    models = counted(len(checked), "model")
+    models = _checked_words(checked)
     if counts:
         words = f"Found {', '.join(counts)}" + (f" in {models}" if checked else "")
     else:
@@ -214,3 +232,13 @@ def _summary(printer: Printer, report: Report, seconds: float | None) -> None:
     if skipped and checked:
         words += f"; {counted(len(skipped), 'rule')} {'was' if len(skipped) == 1 else 'were'} not checked"
     printer.line((words + ("." if seconds is None else f" ({seconds:.1f} s)."), "bold"))
+
+
+def _checked_words(checked: Sequence[TargetResult]) -> str:
+    """ "2 models", "1 training file", or both."""
+    files = sum(target.status == "configuration" for target in checked)
+    models = len(checked) - files
+    words = ([counted(models, "model")] if models or not files else []) + (
+        [counted(files, "training file")] if files else []
+    )
+    return " and ".join(words)

@@ -14,6 +14,7 @@ from bnlint.source.file import SourceFile
 _PRAGMA = re.compile(r"#\s*bnlint\s*:\s*(?P<verb>[\w-]*)\s*(?P<rest>.*?)(?=\s*#\s*bnlint\s*:|$)")
 _RULES = re.compile(r"\[(?P<rules>[^\]]*)\]\s*(?:--\s*(?P<reason>.*)|#.*)?$")
 _RULE = re.compile(r"[A-Za-z]+\d+|[a-z0-9]+(?:-[a-z0-9]+)+")
+_DATA_COMMENT = re.compile(r"(?<!\S)#.*")
 _EXAMPLE = "write '# bnlint: ignore[BN201] -- reason'"
 _NOT_CODE = (
     tokenize.COMMENT,
@@ -74,6 +75,27 @@ class Suppressions:
                 last_lines[node.lineno] = max(last_lines.get(node.lineno, 0), node.end_lineno or node.lineno)
         ends = {line: last for first, last in statements for line in range(first, last + 1)}
         return cls(tuple(items), tuple(problems), last_lines, ends)
+
+    @classmethod
+    def of_data(cls, text: str) -> Suppressions:
+        """Read the comments of a YAML file: each speaks for its own line, or for the next one where it stands alone."""
+        items: list[Suppression] = []
+        problems: list[tuple[int, str]] = []
+        lines = text.splitlines()
+        for number, line in enumerate(lines, start=1):
+            comment = _DATA_COMMENT.search(line) if "bnlint" in line else None
+            for match in _PRAGMA.finditer(comment.group()) if comment else ():
+                read = _read(match)
+                if isinstance(read, str):
+                    problems.append((number, read))
+                    continue
+                alone = not line[: comment.start()].strip() if comment else False
+                below = (below for below in range(number, len(lines)) if not lines[below].lstrip().startswith("#"))
+                covered = next(below, number - 1) + 1 if alone else number
+                rules, reason = read
+                whole = match["verb"] == "file-ignore"
+                items.append(Suppression(number, rules, reason, None if whole else covered))
+        return cls(tuple(items), tuple(problems), {}, {})
 
     def matching(self, code: str, name: str, span: Span | None) -> tuple[Suppression, ...]:
         """The suppressions that silence a finding; one without a span is silenced for the whole file only."""
