@@ -373,6 +373,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error.message, error.hint)
     except (click.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:  # the disk is full, the working folder is gone
+        place = "" if error.filename is None else f" ({error.filename})"
+        return _complain(f"the system refused: {error.strerror or error}{place}", "see to it, and run again")
     except Exception as error:  # the outermost boundary: a fault of bnlint must not look like a finding
         if "--debug" in given:
             import traceback

@@ -63,6 +63,11 @@ class Context:
         return self.training.batch_size or DEFAULT_BATCH_SIZE
 
     @property
+    def loads_weights(self) -> bool:
+        """Whether building the model asked for a checkpoint (bnlint loads none)."""
+        return bool(self._capture.weights)
+
+    @property
     def assumed_inputs(self) -> bool:
         """Whether bnlint had to choose the input shapes, because neither the user nor the model states them."""
         inputs = self._capture.inputs
@@ -120,11 +125,14 @@ class Context:
             yield layer
 
     def updating_norms(self) -> Iterator[Layer]:
-        """The norms whose running statistics training updates, those of functional calls (`F.batch_norm`) included."""
+        """The norms whose running statistics training updates, those of functional calls (`F.batch_norm`) included.
+
+        Without the classes that compute by themselves: FrozenBatchNorm2d keeps such buffers and never changes them.
+        """
         calls = [call for call in self.graph().norm_calls if call.layer.functional]
         functional = {(call.path, call.span): call.layer for call in calls}
         for layer in (*self.norms("batch", "instance"), *functional.values()):
-            if layer.tracking and layer.training and layer.kind in ("batch", "instance"):
+            if layer.tracking and layer.training and not layer.custom and layer.kind in ("batch", "instance"):
                 yield layer
 
     def ranks(self, layer: Layer) -> int | None:

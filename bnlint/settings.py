@@ -26,8 +26,8 @@ LEVELS = ("error", "warning", "info")
 FORMATS = ("full", "concise", "json")
 COLORS = ("auto", "always", "never")
 
-_RELEASE = re.compile(r"\d+(?:\.\d+)*")
-_CLAUSE = re.compile(r"\s*(?P<operator>==|!=|>=|<=|>|<)?\s*(?P<release>\d+(?:\.\d+)*)\s*")
+_RELEASE = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})*")
+_CLAUSE = re.compile(rf"\s*(?P<operator>==|!=|>=|<=|>|<)?\s*(?P<release>{_RELEASE.pattern})\s*")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class SettingsFinder:
     def __init__(self, config: str | None = None, *, isolated: bool = False) -> None:
         if config is not None and isolated:
             raise UsageError("--config and --isolated exclude each other", "leave one of them out")
-        if config is not None and not Path(config).is_file():
+        if config is not None and not _is_file(Path(config)):
             raise UsageError(
                 f"the settings file {config} does not exist",
                 f"check the spelling; the working folder is {Path.cwd()}",
@@ -163,7 +163,7 @@ def is_settings_file(path: Path) -> bool:
 
 
 def _settings_file(folder: Path) -> Path | None:
-    found = [path for name in (*FILES, PYPROJECT) if (path := folder / name).is_file() and is_settings_file(path)]
+    found = [path for name in (*FILES, PYPROJECT) if _is_file(path := folder / name) and is_settings_file(path)]
     if len(found) > 1:
         one, other = (display_path(path) for path in found[:2])
         raise ConfigurationError(f"{one} and {other} both hold settings of bnlint", "keep one of them")
@@ -193,6 +193,9 @@ def read_settings(path: Path) -> Settings:
         )
     if not isinstance(table.data, dict):
         raise table.error("tool.bnlint is not a table", "write [tool.bnlint] and its keys below it")
+    header = table.at("tool.bnlint")
+    if header is not None:
+        raise header.error(f"[tool.bnlint] is for {PYPROJECT}", "leave the header out: here the keys stand at the top")
     version = table.at("required-version")
     if version is not None:  # first: a newer bnlint may know more keys
         _require_version(_specifier("required-version", version), version)
@@ -270,7 +273,7 @@ def _targets(value: Value, root: Path) -> tuple[Target, ...]:
 
 
 def _is_file(path: Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file() raises on long names
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file() raises on long names and in closed folders
 
 
 def _target(table: Value, root: Path) -> Target:
@@ -293,13 +296,14 @@ def _located(value: Value, model: str, root: Path) -> tuple[str, Path | None]:
     file = split_file(model)
     path = root / (model if file is None else file[0])
     absolute = Path(os.path.abspath(path))  # noqa: PTH100
-    if file is None and not path.is_dir():
+    exists = os.path.exists(path)  # noqa: PTH110 - Path.exists() raises on long names
+    if file is None and not (exists and path.is_dir()):
         module = absolute.parent / model.partition(":")[0].replace(".", "/")
         found = (module.with_suffix(".py"), module / "__init__.py")
-        return model, next((item for item in found if item.is_file()), None)
-    if not path.exists():
+        return model, next((item for item in found if _is_file(item)), None)
+    if not exists:
         raise value.error(
-            f"the file {display_path(path)} does not exist",
+            f"the file {model if file is None else file[0]} does not exist",
             f"correct the path of the model, which counts from the folder {display_path(root)}",
         )
     rest = "" if file is None else model[len(file[0]) :]

@@ -281,6 +281,29 @@ def test_a_training_file_that_cannot_be_read(project: Path, tmp_path: Path, cont
     wrong(bnlint("check", "good.py", "good.py:Good", "--training", "train.yaml", cwd=tmp_path), fact, step)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [
+        pytest.param(("check", "x" * 5000), "cannot be looked up (File name too long)", id="target"),
+        pytest.param(("config", "x" * 5000), "cannot be looked up (File name too long)", id="target of config"),
+        pytest.param(("config", "--training", "x" * 5000), "does not exist", id="training file"),
+        pytest.param(("config", "--config", "x" * 5000), "does not exist", id="settings file"),
+        pytest.param(("config", "--input", "9" * 5000), "is not a shape", id="digits"),
+    ],
+)
+def test_an_endless_word(tmp_path: Path, arguments: tuple[str, ...], fact: str) -> None:
+    wrong(bnlint(*arguments, cwd=tmp_path), fact, "")
+
+
+@pytest.mark.parametrize("command", ["graph", "norms"])
+def test_a_training_file_where_a_model_is_shown(tmp_path: Path, command: str) -> None:
+    (tmp_path / "train.yaml").write_text("batch_size: 4\n")
+    run = bnlint(command, "train.yaml", cwd=tmp_path)
+    assert (run.status, run.out) == (1, "")
+    assert "train.yaml is a training file" in run.err
+    assert "name a model" in run.err
+
+
 # Rule packages
 
 

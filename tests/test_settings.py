@@ -155,6 +155,7 @@ WRONG = {
         "did you mean batch_size?",
     ),
     "missing training file": ('\ntraining = "no.yaml"', 2, "the training file no.yaml does not exist", "counts from"),
+    "a path too long": (f'training = "{"x" * 5000}"', 1, "the training file xxx", "counts from"),
     "missing among several": ('training = ["a.yaml"]', 1, "the training file a.yaml does not exist", "counts from"),
     "target without a model": (
         "[[targets]]\ninputs = [[3]]",
@@ -165,6 +166,8 @@ WRONG = {
     "target that is no table": ("targets = [1]", 1, "an item of targets is not a table", "[[targets]]"),
     "targets as a table": ("[targets]\nmodel = 1", 1, "targets is a table, not a list of tables", "[[targets]]"),
     "missing model file": ('[[targets]]\nmodel = "no.py:Net"', 2, "the file no.py does not exist", "path of the model"),
+    "model with a NUL": ('[[targets]]\nmodel = "a\\u0000.py"', 2, "does not exist", "path of the model"),
+    "model too long": (f'[[targets]]\nmodel = "{"x" * 5000}.py"', 2, "does not exist", "path of the model"),
     "the same model twice": (
         '[[targets]]\nmodel = "a.b:C"\n[[targets]]\nmodel = "a.b:C"',
         3,
@@ -187,6 +190,8 @@ WRONG = {
     "other release": ('required-version = "99.1"', 1, "asks for bnlint 99.1", "bnlint==99.1"),
     "no version": ('required-version = "new"', 1, "'new', not a version", 'required-version = ">=0.1"'),
     "number for a version": ("required-version = 0.1", 1, "required-version is 0.1, not a text", "write"),
+    "version of too many digits": (f'required-version = "{"9" * 5000}"', 1, "not a version", ">=0.1"),
+    "header of pyproject.toml": ("[tool.bnlint]\npreview = true", 1, "is for pyproject.toml", "leave the header out"),
     "not TOML": ("select = [", 1, "this is not TOML", "correct the text there"),
 }
 

@@ -107,6 +107,9 @@ def run_view(command: str, values: Mapping[str, Any]) -> int:
     for diagnostic in outcome.report.diagnostics:
         advice = "" if diagnostic.fix is None else diagnostic.fix.title
         complain(f"{diagnostic.target}: {diagnostic.message}", advice)
+    for target in outcome.report.targets:
+        if target.status == "configuration":
+            complain(f"{target.target} is a training file", "name a model, or show its facts with `bnlint config`")
     _say_without_model(outcome.without_model, False)
     if _complained(outcome, values["debug"]):
         return 2

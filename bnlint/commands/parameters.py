@@ -15,7 +15,7 @@ DTYPES = (
     *("int64", "int32", "int16", "int8", "uint8", "bool"),
 )
 
-_SIZES = re.compile(r"\d+(,\d+)*,?")
+_SIZES = re.compile(r"[0-9]{1,20}(,[0-9]{1,20})*,?")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from bnlint.diagnostic import Span
+from bnlint.diagnostic import Diagnostic, Span
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,11 @@ class TrainingConfig:
     `learning_rate_scaling` says how the framework itself multiplies the learning rate by the effective batch over
     `reference_batch_size` ("linear-without-accumulation" leaves the accumulation out of that ratio).
     `target_smoothing` is label smoothing applied to the labels before the loss, `label_smoothing` that of the loss.
-    `reduce_buffers` says that running statistics are averaged over the ranks (timm's `dist_bn: reduce`).
-    `sources` maps a field's name to where its value is from, `notes` says what of the files could not be read.
+    `even_batches` says that several ranks fill their last batch up with samples of the epoch's beginning (Accelerate),
+    `no_decay` lists the norms that weight decay spares although `decay_norm` holds: class names, or patterns of module
+    paths. `reduce_buffers` says that running statistics are averaged over the ranks (timm's `dist_bn: reduce`).
+    `sources` maps a field's name to where its value is from, `notes` says what of the files could not be read, and
+    `conflicts` what in one file contradicts another that it names.
     """
 
     model: str | None = None
@@ -78,6 +81,7 @@ class TrainingConfig:
     gradient_accumulation_steps: int | None = None
     dataset_size: int | None = None
     drop_last: bool | None = None
+    even_batches: bool | None = None
     loaders: tuple[Loader, ...] | None = None
     epochs: float | None = None
     max_steps: int | None = None
@@ -89,6 +93,7 @@ class TrainingConfig:
     reference_learning_rate: float | None = None
     weight_decay: float | None = None
     decay_norm: bool | None = None
+    no_decay: tuple[str, ...] | None = None
     loss: str | None = None
     label_smoothing: float | None = None
     target_smoothing: float | None = None
@@ -99,6 +104,7 @@ class TrainingConfig:
     privacy: str | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    conflicts: tuple[Diagnostic, ...] = ()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -157,7 +163,7 @@ class TrainingConfig:
         """These facts less some."""
         kept = {name: value for name, value in self.facts.items() if name not in names}
         sources = {name: source for name, source in self.sources.items() if name in kept}
-        return TrainingConfig(**kept, sources=sources, notes=self.notes)
+        return TrainingConfig(**kept, sources=sources, notes=self.notes, conflicts=self.conflicts)
 
     def merged(self, other: TrainingConfig) -> TrainingConfig:
         """These facts overridden by the known ones of `other` (a later file, or the flags).
@@ -175,10 +181,11 @@ class TrainingConfig:
             **kept,
             sources={**self.sources, **sources},
             notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
+            conflicts=(*self.conflicts, *other.conflicts),
         )
 
 
-FIELDS = tuple(item.name for item in fields(TrainingConfig) if item.name not in ("sources", "notes"))
+FIELDS = tuple(item.name for item in fields(TrainingConfig) if item.name not in ("sources", "notes", "conflicts"))
 
 
 def pieces(sizes: tuple[int, ...]) -> str:

@@ -66,7 +66,7 @@ def _choose(reading: Reading, fact: str, key: str) -> None:
     text = str(value.data).strip().lower()
     meant = next((name for pattern, name in _SPELLINGS[fact] if re.fullmatch(pattern, text)), None)
     if meant is None:
-        reading.note(value, f"{key} is {value.data!r}, which is no {fact} that bnlint knows")
+        reading.note(value, f"{key} is {value.shown}, which is no {fact} that bnlint knows")
     else:
         reading.state(fact, meant, value, key)
 

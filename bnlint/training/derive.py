@@ -18,15 +18,23 @@ SIZES = (
 
 def derive(config: TrainingConfig) -> tuple[TrainingConfig, tuple[Diagnostic, ...]]:
     """The facts completed by what follows from them, and the contradictions between them."""
+    config = _without_contradicted_default(config)
     conflicts: list[Diagnostic] = []
+    stated = config
     for step in (_total_of_step, _batch_of_device, _accumulation, _ranks):
         made = step(config)
         if isinstance(made, Diagnostic):
             conflicts.append(made)
         elif made is not None:
             config = made
-    conflicts += _products(config) if not conflicts else ()
+    conflicts += _products(config, total=stated.total_batch_size) if not conflicts else ()
     return _learning_rate(config), tuple(conflicts)
+
+
+def _without_contradicted_default(config: TrainingConfig) -> TrainingConfig:
+    """More ranks than one, as somebody states, mean that the script is launched in a way that it does not show."""
+    single = config.strategy == "none" and config.is_default("strategy")
+    return config.without("strategy") if single and (config.world_size or 1) > 1 else config
 
 
 def _total_of_step(config: TrainingConfig) -> TrainingConfig | Diagnostic | None:
@@ -84,6 +92,8 @@ def _ranks(config: TrainingConfig) -> TrainingConfig | Diagnostic | None:
     total, batch = config.total_batch_size, config.batch_size
     if total is None or batch is None or config.world_size is not None:
         return None
+    if total % batch and config.strategy == "dp":
+        return None  # the batch is that of the largest piece
     if total % batch:
         return _conflict(
             f"{_named(config, 'total_batch_size')} does not divide by {_named(config, 'batch_size')}",
@@ -95,8 +105,9 @@ def _ranks(config: TrainingConfig) -> TrainingConfig | Diagnostic | None:
     )
 
 
-def _products(config: TrainingConfig) -> Iterator[Diagnostic]:
-    batch, ranks, total = config.batch_size, config.world_size, config.total_batch_size
+def _products(config: TrainingConfig, *, total: int | None) -> Iterator[Diagnostic]:
+    """The products that contradict a stated number; `total` is the stated one, not what was derived."""
+    batch, ranks = config.batch_size, config.world_size
     steps, effective = config.gradient_accumulation_steps, config.effective_batch_size
     if batch is not None and ranks is not None and total is not None and batch * ranks != total:
         if config.strategy != "dp":
@@ -113,12 +124,22 @@ def _products(config: TrainingConfig) -> Iterator[Diagnostic]:
             config,
             "effective_batch_size",
         )
+    elif total is None and batch is not None and ranks is not None and config.strategy != "dp":
+        product = batch * ranks * (steps or 1)
+        if effective is not None and steps is not None and product != effective:
+            yield _conflict(
+                f"{_named(config, 'batch_size')} x {_named(config, 'world_size')} x "
+                f"{_named(config, 'gradient_accumulation_steps')} is {product}, but "
+                f"{_named(config, 'effective_batch_size')}",
+                config,
+                "effective_batch_size",
+            )
 
 
 def _learning_rate(config: TrainingConfig) -> TrainingConfig:
-    """The rate of a framework that scales it by the batch, computed where only its base is written down."""
+    """What a framework that scales the rate by the batch makes of it: the fact itself where only a base is stated."""
     base, reference, scaling = config.reference_learning_rate, config.reference_batch_size, config.learning_rate_scaling
-    if config.learning_rate is not None or base is None or reference is None or scaling in (None, "none"):
+    if base is None or reference is None or scaling in (None, "none"):
         return config
     counted = config.samples_per_forward if scaling == "linear-without-accumulation" else config.samples_per_step
     if counted is None:
@@ -126,7 +147,14 @@ def _learning_rate(config: TrainingConfig) -> TrainingConfig:
     ratio = counted / reference
     scaled = base * (sqrt(ratio) if scaling == "sqrt" else ratio)
     words = f"sqrt({counted} / {reference})" if scaling == "sqrt" else f"{counted} / {reference}"
-    return _with(config, "learning_rate", scaled, "reference_learning_rate", f"{scaled:.4g} = {base:g} x {words}")
+    effective = f"{scaled:.4g} = {base:g} x {words}"
+    if config.learning_rate is None:
+        return _with(config, "learning_rate", scaled, "reference_learning_rate", effective)
+    source = config.sources.get("learning_rate")
+    if source is None:
+        return config
+    said = f"scaled by the framework to {effective}"
+    return replace(config, sources={**config.sources, "learning_rate": replace(source, derivation=said)})
 
 
 def _with(config: TrainingConfig, name: str, value: Any, origin: str, derivation: str) -> TrainingConfig:

@@ -79,7 +79,10 @@ def resolve(options: Options, target: str | None = None) -> Facts:
         scripts += _own_script(own, options.training_files)
     stated = _joined(item.config for item in files if item.dialect != script.NAME)
     trained = _joined(item.config for item in scripts)
-    conflicts = tuple(disagreements(stated, trained))
+    # What nobody named yields to the script without a word, and a flag decides.
+    named = stated.without(*options.facts) if options.training_files else TrainingConfig()
+    own_conflicts = (conflict for item in files for conflict in item.config.conflicts)
+    conflicts = (*own_conflicts, *disagreements(named, trained))
     config = _override(_override(stated, trained), _read_flags(options.facts, options.fact_places))
     if not options.isolated:
         config = _launched(config)
@@ -116,16 +119,19 @@ def read_file(name: str, config_map: Mapping[str, str] | None = None) -> _Read:
     """The facts that one training file states; `DIALECT=FILE` names its dialect. Raises ConfigurationError."""
     wanted, path = split_dialect(name)
     document = read_document(path)
+    hits = _hits(document, config_map)
     mapped = TrainingConfig()
-    if config_map and _fits(document, config_map):
+    if hits and config_map:
         from bnlint.training.config_map import read_mapped
 
         mapped = read_mapped(document, config_map, path)
-    dialect = _dialect_of(document, path, wanted, mapped=bool(mapped.facts))
-    if dialect is None and mapped.facts:
+    if wanted is None and config_map and 2 * hits >= len(config_map) > 0:
+        return _Read(mapped, "hydra")  # the file that the map was written for, whatever else it resembles
+    dialect = _dialect_of(document, path, wanted, mapped=bool(hits))
+    if dialect is None and hits:
         return _Read(mapped, "hydra")
     if dialect is None:
-        raise _unknown(document, path)
+        raise _unknown(document, path, config_map or {})
     return _Read(dialect.read(document, path).merged(mapped), dialect.NAME)
 
 
@@ -155,10 +161,10 @@ def is_training_file(path: Path, config_map: Mapping[str, str] | None = None) ->
     except DataFileError:
         return False
     except ConfigurationError:
-        if _TRAINING_KEY.search(_text_of(path)):
+        if path.suffix == ".py" or _TRAINING_KEY.search(_text_of(path)):
             raise
         return False
-    if config_map and _fits(document, config_map):
+    if _hits(document, config_map):
         return True
     return isinstance(document.data, dict) and _dialect_of(document, path, None) is not None
 
@@ -179,8 +185,10 @@ def is_python_configuration(path: Path) -> bool:
         if len(text) > _MOST_BYTES or re.search(r"^(async def|def|class) ", text, re.MULTILINE):
             return False
         dialect = _dialect_of(read_document(path), path, None)
-    except (OSError, ValueError, BnlintError):
-        return False  # as a program it will say what is wrong with it
+    except BnlintError:  # as a program it would say what is wrong with it, not so where that is the base
+        return re.search(r"^(_base_ *=|with read_base\()", text, re.MULTILINE) is not None
+    except (OSError, ValueError):
+        return False
     return dialect is not None and dialect.NAME != script.NAME
 
 
@@ -215,7 +223,7 @@ def _is_nearly_native(document: Value) -> bool:
     return 2 * len(near) + any(map(_TRAINING_WORDS.search, near)) > len(document.data)
 
 
-def _unknown(document: Value, path: Path) -> ConfigurationError:
+def _unknown(document: Value, path: Path, config_map: Mapping[str, str]) -> ConfigurationError:
     name = display_path(path)
     if path.suffix == ".py":
         return ConfigurationError(
@@ -229,6 +237,11 @@ def _unknown(document: Value, path: Path) -> ConfigurationError:
             return ConfigurationError(
                 f"{place}: the file describes {what} and states no training run", "name the file that states the run"
             )
+    if config_map:
+        return ConfigurationError(
+            f"{place}: none of the {len(config_map)} paths of config-map leads to a value in this file",
+            "correct the paths, which start at the top of the document, or name another training file",
+        )
     shown = ", ".join(keys[:_SHOWN_KEYS]) + (f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else "")
     return ConfigurationError(
         f"{place}: the file is written in no dialect that bnlint knows (its top-level keys: {shown or 'none'})",
@@ -236,8 +249,9 @@ def _unknown(document: Value, path: Path) -> ConfigurationError:
     )
 
 
-def _fits(document: Value, config_map: Mapping[str, str]) -> bool:
-    return any(document.at(path) is not None for path in config_map.values())
+def _hits(document: Value, config_map: Mapping[str, str] | None) -> int:
+    """How many paths of a config-map lead somewhere in a document."""
+    return sum(document.at(path) is not None for path in (config_map or {}).values())
 
 
 # What lies around a target ---------------------------------------------------------------------------------
@@ -304,7 +318,7 @@ def _launched(config: TrainingConfig) -> TrainingConfig:
         return config
     for name in _LAUNCHERS:
         text = os.environ.get(name, "")
-        if text.isascii() and text.isdigit() and int(text) > 0:
+        if re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
             source = Source(f"environment variable {name}", name)
             return replace(config, world_size=int(text), sources={**config.sources, "world_size": source})
     return config
@@ -346,16 +360,35 @@ def _override(earlier: TrainingConfig, later: TrainingConfig) -> TrainingConfig:
         stale.add("total_batch_size")
     if "total_batch_size" in given and "world_size" in known:
         stale.add("batch_size")
-    if given & {"batch_size", "total_batch_size", "gradient_accumulation_steps"}:
+    batches = {"batch_size", "total_batch_size"}
+    if given & batches or ("gradient_accumulation_steps" in given and known & batches):
         stale.add("effective_batch_size")
     accumulation = earlier.sources.get("gradient_accumulation_steps")
-    if given & {"batch_size", "total_batch_size"} and accumulation is not None and accumulation.derivation:
+    if accumulation is not None and accumulation.derivation and given & {*batches, "gradient_accumulation_steps"}:
         stale.add("gradient_accumulation_steps")  # the framework made it of the batch that no longer holds
+        earlier = _without_derivation(earlier, "weight_decay")  # and multiplies this by both
+    if given & (batches | {"world_size"}) and _comes_from(earlier, "eval_batch_size", "total_batch_size"):
+        stale.add("eval_batch_size")
+    if given & batches and _comes_from(earlier, "eval_batch_size", "batch_size"):
+        stale.add("eval_batch_size")
     if "epochs" in given:
         stale.add("max_steps")
     if "max_steps" in given:
         stale.add("epochs")
     return earlier.without(*(name for name in stale if name in earlier.facts)).merged(later)
+
+
+def _comes_from(config: TrainingConfig, name: str, other: str) -> bool:
+    """Whether a framework makes one fact of the key that states another."""
+    one, two = config.sources.get(name), config.sources.get(other)
+    return one is not None and two is not None and one.key is not None and one.key == two.key
+
+
+def _without_derivation(config: TrainingConfig, name: str) -> TrainingConfig:
+    source = config.sources.get(name)
+    if source is None:
+        return config
+    return replace(config, sources={**config.sources, name: replace(source, derivation=None)})
 
 
 def _derived(config: TrainingConfig, dialect: str) -> Facts:

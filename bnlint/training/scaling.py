@@ -61,6 +61,11 @@ class BatchScaling:
         return "number of ranks unknown (give --world-size)"
 
     @property
+    def amount(self) -> str:
+        """The samples of a step in words."""
+        return f"{self.samples} sample{'s' * (self.samples > 1)}"
+
+    @property
     def terms(self) -> str:
         """The product that makes the samples, as "4 ranks x 3 x accumulation 8"."""
         steps = f" x accumulation {self.accumulation}" if self.accumulation > 1 else ""
@@ -101,7 +106,7 @@ class BatchScaling:
             )
         linear, root = map(shown_rate, self.learning_rates)
         return (
-            f"for {self.samples} samples linear scaling makes {linear} of {shown_rate(self.base_rate)}, square-root "
+            f"for {self.amount} linear scaling makes {linear} of {shown_rate(self.base_rate)}, square-root "
             f"scaling {root}"
         )
 

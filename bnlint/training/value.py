@@ -12,6 +12,7 @@ from bnlint.errors import ConfigurationError
 
 DELETE = "_delete_"
 
+_LONGEST_QUOTE = 60  # characters
 _INDEX = re.compile(r"[0-9]{1,9}")  # str.isdigit() takes "²" too, int() does not
 
 
@@ -57,6 +58,12 @@ class Value:
         if isinstance(self.data, tuple):
             return [item.plain for item in self.data]
         return self.data
+
+    @property
+    def shown(self) -> str:
+        """The value as a message quotes it: a long one by its beginning."""
+        text = repr(self.plain)
+        return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
 
     @property
     def key_place(self) -> str:

@@ -284,6 +284,9 @@ model = GhostBatchNorm()
         if unknown or loader.batch_size is None:
             yield self.not_checked(prefix + unknown)
             return
+        if samples is not None and facts.world_size is None and facts.strategy in ("ddp", "fsdp", "deepspeed"):
+            yield self.not_checked(f"{prefix}number of ranks unknown (give --world-size)")
+            return
         devices = facts.world_size or 1
         batch = loader.batch_size * (devices if facts.strategy == "dp" else 1)  # of one process
         ranks = 1 if facts.strategy in ("dp", "none") else devices

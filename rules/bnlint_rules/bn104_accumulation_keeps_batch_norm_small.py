@@ -181,6 +181,8 @@ class AccumulationKeepsBatchNormSmall(Rule):
         total = training.samples_per_step
         ranks = 1 if total is None or training.strategy == "none" else training.world_size or 1
         terms = f"{ranks} ranks x {batch} x {steps}" if ranks > 1 else f"{batch} x {steps}"
+        if total is not None and ranks * batch * steps != total:  # DataParallel's pieces differ in size
+            terms = f"{training.samples_per_forward} over all devices x {steps}"
         step = f"{batch * steps} samples of each rank" if total is None else f"{total} samples"
         norms = "1 batch norm still takes its" if len(layers) == 1 else f"{len(layers)} batch norms still take their"
         over = f" (SyncBatchNorm over {samples // batch} ranks)" if samples > batch else ""

@@ -188,26 +188,6 @@ model = Unrecorded()
             inputs=((4,),),
             note="not checked: whether the forward runs both norms is unknown",
         ),
-        Valid(
-            """\
-class FrozenBatchNorm(nn.Module):
-    def __init__(self, channels):
-        super().__init__()
-        self.eps = 1e-5
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x):
-        scale = (self.running_var + self.eps).rsqrt()
-        return (x - self.running_mean[:, None, None]) * scale[:, None, None]
-
-
-model = nn.Sequential(nn.Conv2d(3, 8, 1), FrozenBatchNorm(8))
-""",
-            training={"domains": ["scannet", "s3dis"]},
-            inputs=((3, 4, 4),),
-            note="constants that look like running statistics: nothing updates them",
-        ),
     )
     invalid = (
         Invalid(

@@ -28,9 +28,9 @@ class UnconvergedRunningStats(Rule):
 
     Updates are the training forwards of the layer: the batches of all epochs, or `max_steps` times the
     accumulation, times the calls of the layer in one forward. Silent for a run that starts from pretrained
-    weights, that recomputes the statistics afterwards (stochastic weight averaging), for `momentum=None` (a
-    cumulative average has no initial share), for momentum 0 (BN202) and for frozen layers. With the number of
-    ranks unknown one is assumed, which makes the most updates.
+    weights (stated, or asked for by the model when it is built), that recomputes the statistics afterwards
+    (stochastic weight averaging), for `momentum=None` (a cumulative average has no initial share), for momentum 0
+    (BN202) and for frozen layers. With the number of ranks unknown one is assumed, which makes the most updates.
 
     ## Fix safety
 
@@ -198,9 +198,9 @@ model = Finetuned
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
         training = context.training
-        if training.pretrained or training.weight_averaging == "swa":
+        if training.pretrained or context.loads_weights or training.weight_averaging == "swa":
             return
-        layers = [layer for layer in context.updating_norms() if (layer.momentum or 0) > 0 and not layer.custom]
+        layers = [layer for layer in context.updating_norms() if (layer.momentum or 0) > 0]
         layers = [layer for layer in layers if not context.frozen(layer)]
         if not layers:
             return
@@ -224,7 +224,7 @@ model = Finetuned
                 layer,
                 f"{updates} updates with momentum {momentum:g} leave {100 * left:.3g} % of the initial running mean 0 "
                 f"and variance 1 at the end of training ({said}{repeated}), and evaluation normalises with them: below "
-                f"{LEFT:.0%} it takes {needed}",
+                f"{100 * LEFT:g} % it takes {needed}",
                 related=() if place is None else ((place, f"{training.key(fact)} sets the length of the run"),),
                 data={
                     "momentum": momentum,
@@ -257,7 +257,9 @@ def _forwards(training: TrainingConfig) -> tuple[int, str] | None:
     batches = _batches(training)
     if training.epochs is None or batches is None:
         return None
-    return int(training.epochs * batches), f"{training.epochs:g} epochs x {batches} batches"
+    return int(
+        training.epochs * batches
+    ), f"{training.epochs:g} epoch{'s' * (training.epochs != 1)} x {batches} batches"
 
 
 def _batches(training: TrainingConfig) -> int | None:

@@ -173,9 +173,12 @@ model = FrozenBackbone()
                 f"the {batch} sample{'s' * (batch > 1)} of each of {ranks} ranks ({words}) on their own, SyncBatchNorm "
                 f"would take {batch * ranks}"
             )
-        stated = "sync_batchnorm" if "sync_batchnorm" in training.sources else "batch_size"
+        facts = ("sync_batchnorm", "strategy", "world_size", "batch_size")
+        stated = next((name for name in facts if training.span(name)), None)
+        if stated is None:
+            stated = "sync_batchnorm" if "sync_batchnorm" in training.sources else "batch_size"
         yield self.diagnostic(
-            training.span("sync_batchnorm", "strategy", "world_size", "batch_size") or layers[0].span,
+            training.span(stated) or layers[0].span,
             f"{norms} {over}: {listed(layers)}",
             module=layers[0].path,
             data={

@@ -111,7 +111,7 @@ model = nn.Sequential(nn.Conv2d(3, 8, 1), FrozenBatchNorm(8))
             training={"strategy": "ddp", "world_size": 4, "broadcast_buffers": False},
             inputs=((3, 4, 4),),
             modules=("1",),
-            message="2 norms (1, 3) diverge between 4 ranks",
+            message="(--no-broadcast-buffers), so the running statistics of 2 norms (1, 3) diverge between 4 ranks",
         ),
         Invalid(
             "model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.InstanceNorm2d(8, track_running_stats=True))",
@@ -146,17 +146,20 @@ model = nn.Sequential(nn.Conv2d(3, 8, 1), FrozenBatchNorm(8))
         if training.strategy is None and ranks is None:
             yield self.not_checked("strategy unknown (give --strategy)")
             return
+        if ranks is None and training.is_default("strategy"):
+            yield self.not_checked("number of ranks unknown (give --world-size)")
+            return
         hard_coded = training.is_default("broadcast_buffers")
         origin = training.origin("broadcast_buffers") or ""
         framework = origin.removeprefix("default of ") or "the framework"
         between = f"{ranks} ranks" if ranks else "the ranks"
         share = f", from 1/{ranks} of the data" if ranks else ""
-        by = f" (hard-coded by {framework})" if hard_coded else ""
+        by = f", hard-coded by {framework}" if hard_coded else ""
         yield self.diagnostic(
             training.span("broadcast_buffers", "strategy", "world_size") or layers[0],
-            f"{training.key('broadcast_buffers')} is off{by}, so the running statistics of {len(layers)} "
-            f"norm{'s' * (len(layers) > 1)} ({listed(layers)}) diverge between {between}: the checkpoint holds "
-            f"those of rank 0{share}",
+            f"buffers are not broadcast ({training.key('broadcast_buffers')}{by}), so the running statistics of "
+            f"{len(layers)} norm{'s' * (len(layers) > 1)} ({listed(layers)}) diverge between {between}: the checkpoint "
+            f"holds those of rank 0{share}",
             module=layers[0].path,
             severity=Severity.INFO if hard_coded else None,
             data={

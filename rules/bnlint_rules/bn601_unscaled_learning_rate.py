@@ -167,7 +167,7 @@ class UnscaledLearningRate(Rule):
             MODEL,
             training={"batch_size": 3, "world_size": 4, "reference_batch_size": 32, "learning_rate": 2e-4},
             message=(
-                "12 samples (4 ranks x 3), -62.5 % of the 32 that the learning rate was tuned for "
+                "12 samples (4 ranks x 3), -62.5 % against the 32 that the learning rate was tuned for "
                 "(--reference-batch-size): for 12 samples linear scaling makes 7.5e-5 of 2e-4, square-root scaling "
                 "1.22e-4; accumulation 3 gives 36 (+12.5 %), the nearest whole number (exact would be 2.67; 2 gives "
                 "24, -25 %); exactly 32: 4 x 4 x accumulation 2 or 4 x 2 x accumulation 4"
@@ -255,11 +255,13 @@ class UnscaledLearningRate(Rule):
             return
         if not scaling.differs or scaling.overshoots or scaling.scaled_by_hand:
             return
-        stated = "reference_batch_size" if training.learning_rate is None else "learning_rate"
+        facts = ("learning_rate", "reference_batch_size", "batch_size", "total_batch_size", "world_size")
+        known = [name for name in facts if name in training.facts]
+        stated = next((name for name in known if training.span(name)), known[0])
         yield self.diagnostic(
-            training.span("learning_rate", "reference_batch_size", "batch_size", "total_batch_size", "world_size"),
-            f"one optimiser step takes {scaling.samples} samples ({scaling.terms}), {scaling.error(scaling.samples)} "
-            f"of the {scaling.reference} that the learning rate was tuned for ({scaling.origin}): {scaling.ways}",
+            training.span(stated),
+            f"one optimiser step takes {scaling.amount} ({scaling.terms}), {scaling.error(scaling.samples)} against "
+            f"the {scaling.reference} that the learning rate was tuned for ({scaling.origin}): {scaling.ways}",
             data={**scaling.data, "key": training.key(stated), "source": training.origin(stated)},
             fix=_fix(context, scaling),
         )

@@ -95,9 +95,7 @@ class WeightDecayOnNorm(Rule):
         if not layers:
             return
         if training.decay_norm is None:
-            yield self.not_checked(
-                "decay of norm parameters unknown (give decay_norm in the training file)"
-            )
+            yield self.not_checked("decay of norm parameters unknown (give decay_norm in the training file)")
             return
         parameters = sum(layer.parameters for layer in layers)
         name = "weight decay" if decay is None else f"{training.key('weight_decay')} {decay:g}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from bnlint.api import BatchScaling, Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Valid
 
 MODEL = "model = nn.Linear(4, 2)"
+FACT = "gradient_accumulation_steps"
 
 
 class AccumulationOvershoot(Rule):
@@ -177,7 +178,7 @@ class AccumulationOvershoot(Rule):
         Invalid(
             MODEL,
             training={"effective_batch_size": 64, "batch_size": 4, "world_size": 8, "reference_batch_size": 32},
-            message="accumulation 2 (64 // 32, --effective-batch-size) makes an optimiser step of 64 samples",
+            message="accumulation 2 (effective_batch_size) makes an optimiser step of 64 samples",
             note="accumulation that nobody states: it follows from the three sizes",
         ),
     )
@@ -193,15 +194,27 @@ class AccumulationOvershoot(Rule):
             return
         if not scaling.overshoots or scaling.scaled_by_hand:
             return
-        key, nearest = training.key("gradient_accumulation_steps"), scaling.nearest_accumulation
+        key = training.key(FACT)
         times = f"{scaling.samples / scaling.reference:.3g} times ({scaling.error(scaling.samples)})"
         yield self.diagnostic(
-            training.span("gradient_accumulation_steps", "effective_batch_size", "reference_batch_size"),
+            training.span(FACT, "effective_batch_size", "reference_batch_size"),
             f"accumulation {scaling.accumulation} ({key}) makes an optimiser step of {scaling.samples} samples "
             f"({scaling.terms}), {times} the {scaling.reference} that the learning rate was tuned for "
             f"({scaling.origin}): {scaling.ways}",
-            data={**scaling.data, "key": key, "source": training.origin("gradient_accumulation_steps")},
-            fix=Fix("Change the batch size per device, or scale the learning rate with the batch")
-            if nearest in (None, scaling.accumulation)
-            else context.replace_fact("gradient_accumulation_steps", f"{nearest}", title=f"Set {key} to {nearest}"),
+            data={**scaling.data, "key": key, "source": training.origin(FACT)},
+            fix=_fix(context, scaling),
         )
+
+
+def _fix(context: Context, scaling: BatchScaling) -> Fix:
+    """The nearest accumulation; as an edit only where its number is written down."""
+    key, nearest, forward = context.training.key(FACT), scaling.nearest_accumulation, scaling.forward
+    if nearest is None or forward is None or nearest == scaling.accumulation:
+        return Fix("Change the batch size per device, or scale the learning rate with the batch")
+    source, total = context.training.sources.get(FACT), context.training.effective_batch_size
+    if source is not None and source.derivation is not None:
+        samples = f"{nearest * forward} samples in one optimiser step"
+        return Fix(f"Choose {key} so that the accumulation becomes {nearest} ({samples})")
+    if total is not None:  # stated beside it: to change one of the two alone would contradict the other
+        return Fix(f"Set {key} to {nearest} and {context.training.key('effective_batch_size')} to {nearest * forward}")
+    return context.replace_fact(FACT, f"{nearest}", title=f"Set {key} to {nearest}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, Layer, NormCall, Rule, Severity, Valid, listed
+from bnlint.api import Context, Diagnostic, Fix, Invalid, Layer, NormCall, NotChecked, Rule, Severity, Valid, listed
 
 
 class BatchNormUnderDp(Rule):
@@ -169,7 +169,7 @@ model = Functional()
         ),
     )
 
-    def check(self, context: Context) -> Iterator[Diagnostic]:
+    def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
         training = context.training
         if training.privacy != "dp-sgd":
             return
@@ -184,6 +184,9 @@ model = Functional()
         for layer in (*context.norms("batch", "instance"), *functional.values()):
             if _mixes_samples(layer) or _stores_statistics(layer):
                 places[layer.span or layer.path, layer.kind].append(layer)
+        unseen = [layer for layer in context.norms("batch") if layer.custom and layer.trainable]
+        if unseen:
+            yield self.not_checked(f"how these classes normalise is unknown: {listed(unseen)}")
         for layers in places.values():
             first = layers[0]
             if first.kind == "batch":
@@ -207,7 +210,7 @@ model = Functional()
 
 def _mixes_samples(layer: Layer) -> bool:
     """Whether a batch norm uses the statistics of the batch: without running ones it does so in eval mode too."""
-    return layer.kind == "batch" and (layer.training or not layer.tracking)
+    return layer.kind == "batch" and not layer.custom and (layer.training or not layer.tracking)
 
 
 def _stores_statistics(layer: Layer) -> bool:

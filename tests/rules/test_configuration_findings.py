@@ -165,3 +165,28 @@ def test_each_of_several_loaders_is_reported_at_its_own_line(tmp_path: Path) -> 
         (5, "replay"),
     ]
     assert found[1].message.startswith("loader replay: 129 = 2 x 64 + 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        pytest.param(
+            "batch_size: 4\nworld_size: 8\neffective_batch_size: 64\nreference_batch_size: 32\n",
+            "Choose effective_batch_size so that the accumulation becomes 1 (32 samples in one optimiser step)",
+            id="the accumulation follows from other sizes",
+        ),
+        pytest.param(
+            "batch_size: 4\nworld_size: 4\ngradient_accumulation_steps: 8\neffective_batch_size: 128\n"
+            "reference_batch_size: 32\n",
+            "Set gradient_accumulation_steps to 2 and effective_batch_size to 32",
+            id="the total is stated as well",
+        ),
+    ],
+)
+def test_an_accumulation_bound_to_other_sizes_is_not_edited_alone(text: str, advice: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text(text)
+    (found,) = findings("BN603", file)
+    assert found.fix is not None
+    assert found.fix.title == advice
+    assert not found.fix.edits

@@ -118,6 +118,7 @@ def test_a_base_on_another_machine_is_said(write: Any) -> None:
         pytest.param("", "_BASE_: ['']\nSOLVER: {MAX_ITER: 1}\n", "run.yaml:1: _BASE_ is no file name", id="empty"),
         pytest.param("", f"_BASE_: {'x' * 5000}\n", "run.yaml:1: _BASE_ names xxx", id="a name too long"),
         pytest.param("", "_BASE_: ~nobody-at-all/x.yaml\n", "run.yaml:1: _BASE_ names ~nobody", id="no such home"),
+        pytest.param("", '_BASE_: "a\\0b"\n', "run.yaml:1: _BASE_ names a", id="a NUL character"),
         pytest.param("[", "_BASE_: other.yaml\n", "other.yaml:", id="a broken base"),
         pytest.param("", "SOLVER: {IMS_PER_BATCH: x}\n", "run.yaml:1: SOLVER.IMS_PER_BATCH is 'x'", id="text"),
         pytest.param("", "SOLVER: {IMS_PER_BATCH: 0}\n", "run.yaml:1: SOLVER.IMS_PER_BATCH is 0, it must", id="zero"),
@@ -143,16 +144,25 @@ def test_what_cannot_be_read_is_an_error_at_its_line(write: Any, other: str, tex
     assert error.value.hint
 
 
+def test_bases_are_bounded_together(write: Any) -> None:
+    for name in "abc":
+        write(f"{name}: [{'1,' * 40_000}]\n", f"{name}.yaml")
+    with pytest.raises(ConfigurationError, match="the bases make more than 100000 values"):
+        read(write("_BASE_: [a.yaml, b.yaml, c.yaml]\nSOLVER: {MAX_ITER: 1}\n"))
+
+
 def test_a_reference_world_size_keeps_the_batch_of_a_worker_and_rescales_the_rate(write: Any) -> None:
     stated = read(write(BASE + "  REFERENCE_WORLD_SIZE: 8\n"))
-    assert (stated.total_batch_size, stated.world_size, stated.learning_rate, stated.max_steps) == (None,) * 4
+    assert (stated.total_batch_size, stated.world_size, stated.max_steps) == (None,) * 3
+    assert stated.learning_rate == 0.02
     assert (stated.batch_size, stated.reference_batch_size, stated.reference_learning_rate) == (2, 16, 0.02)
     assert stated.sources["batch_size"].derivation == "2 = 16 // 8, kept at any number of ranks"
     assert stated.notes == (
         "run.yaml:8: MAX_ITER is meant for 8 workers and rescaled to the real number: the length is unknown",
     )
     config, conflicts = derive(stated.merged(TrainingConfig(world_size=4)))
-    assert not conflicts and config.learning_rate == pytest.approx(0.01)
+    assert not conflicts
+    assert config.sources["learning_rate"].derivation == "scaled by the framework to 0.01 = 0.02 x 8 / 16"
     assert read(write(BASE + "  REFERENCE_WORLD_SIZE: 0\n")).total_batch_size == 16
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bnlint.errors import ConfigurationError
+from bnlint.errors import ConfigurationError, UsageError
 from bnlint.options import Options
 from bnlint.training.config import Source, TrainingConfig
 from bnlint.training.derive import derive
 from bnlint.training.dialects import dialects
-from bnlint.training.facts import Facts, resolve
+from bnlint.training.facts import Facts, is_python_configuration, is_training_file, resolve
+
+SAMPLES = Path(__file__).parent / "samples"
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +89,17 @@ FOLLOWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"learning_rate": 0.02},
     ),
+    "a rate that is stated and scaled stays what the file says": (
+        {
+            "batch_size": 8,
+            "world_size": 4,
+            "learning_rate": 0.02,
+            "learning_rate_scaling": "linear",
+            "reference_learning_rate": 0.02,
+            "reference_batch_size": 16,
+        },
+        {},
+    ),
     "nothing without the ranks": ({"total_batch_size": 16}, {}),
     "nothing where all is stated": ({"batch_size": 4, "world_size": 4, "total_batch_size": 16}, {}),
 }
@@ -110,7 +124,7 @@ CONTRADICTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "three numbers that disagree with the ranks": (
         {"effective_batch_size": 32, "batch_size": 4, "gradient_accumulation_steps": 2, "world_size": 8},
-        "is 32, but total_batch_size 16",
+        "x gradient_accumulation_steps 2 is 64, but effective_batch_size 32",
     ),
     "an effective batch that does not divide by the accumulation": (
         {"effective_batch_size": 32, "gradient_accumulation_steps": 3},
@@ -156,12 +170,76 @@ def test_a_flag_for_the_ranks_makes_a_stated_total_follow() -> None:
     assert config.sources["batch_size"].derivation == "per-device 2 = 16 // 8"
 
 
+ULTRALYTICS = "mode: train\nimgsz: 640\nbatch: 16\ndevice: 0,1,2,3,4,5,6,7\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "changed"),
+    [
+        pytest.param({}, {"eval_batch_size": 4, "gradient_accumulation_steps": 4}, id="as the file has it"),
+        pytest.param({"world_size": 4}, {"batch_size": 4, "eval_batch_size": None}, id="other ranks"),
+        pytest.param(
+            {"batch_size": 4},
+            {"total_batch_size": None, "eval_batch_size": None, "gradient_accumulation_steps": None},
+            id="another batch",
+        ),
+    ],
+)
+def test_what_a_framework_makes_of_the_batch_falls_with_it(flags: dict[str, Any], changed: dict[str, Any]) -> None:
+    config = read(write("args.yaml", ULTRALYTICS), **flags).config
+    assert {name: getattr(config, name) for name in changed} == changed
+
+
+def test_the_effective_decay_is_not_shown_for_another_batch() -> None:
+    file = write("args.yaml", ULTRALYTICS)
+    assert "16 x 4 / 64" in (read(file).config.sources["weight_decay"].derivation or "")
+    assert read(file, batch_size=4).config.sources["weight_decay"].derivation is None
+
+
+def test_a_flag_for_the_accumulation_makes_a_stated_effective_batch_follow() -> None:
+    file = write("a.yaml", "effective_batch_size: 32\n")
+    config = read(file, world_size=4, gradient_accumulation_steps=2).config
+    assert (config.batch_size, config.total_batch_size, config.effective_batch_size) == (4, 16, 32)
+
+
+def test_a_flag_decides_between_a_file_and_a_script() -> None:
+    write("train.py", (SAMPLES / "script.py").read_text())
+    stated = read("train.py").config.batch_size
+    assert stated is not None
+    file = write("a.yaml", f"batch_size: {stated + 1}\n")
+    assert [item.data["fact"] for item in read(file, "train.py").conflicts] == ["batch_size"]
+    assert read(file, "train.py", batch_size=2).conflicts == ()
+
+
 def test_a_default_is_weaker_than_what_an_earlier_file_states() -> None:
     stated = TrainingConfig(epochs=5, sources={"epochs": Source("a.yaml:1", "epochs")})
     default = TrainingConfig(epochs=300, sources={"epochs": Source("default of timm", "epochs", default=True)})
     assert stated.merged(default).epochs == 5
     assert default.merged(stated).epochs == 5
     assert TrainingConfig().merged(default).epochs == 300
+
+
+def test_a_scaled_rate_is_shown_beside_the_stated_one() -> None:
+    write(
+        "config.py",
+        """\
+train_dataloader = dict(batch_size=8, dataset=dict(type="CocoDataset"))
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12)
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.02))
+auto_scale_lr = dict(enable=True, base_batch_size=16)
+""",
+    )
+    config = read("config.py", world_size=4).config
+    assert config.learning_rate == 0.02
+    assert config.sources["learning_rate"].derivation == "scaled by the framework to 0.04 = 0.02 x 32 / 16"
+
+
+def test_ranks_that_somebody_states_overrule_a_script_that_shows_none() -> None:
+    text = (SAMPLES / "script.py").read_text()
+    write("train.py", text)
+    assert read("train.py").config.strategy == "none"
+    config = read("train.py", world_size=4).config
+    assert (config.strategy, config.world_size) == (None, 4)
 
 
 def test_the_ranks_of_a_launcher_count_where_nobody_states_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,8 +249,9 @@ def test_the_ranks_of_a_launcher_count_where_nobody_states_them(monkeypatch: pyt
     assert read("a.yaml").config.sources["world_size"].text == "environment variable SLURM_NTASKS"
     assert read("a.yaml", world_size=4).config.batch_size == 4
     assert read("a.yaml", isolated=True).config.world_size is None
-    monkeypatch.setenv("SLURM_NTASKS", "many")
-    assert read("a.yaml").config.world_size is None
+    for nonsense in ("many", "0", "-1", "1.5", "\u00b2", "9" * 5000):
+        monkeypatch.setenv("SLURM_NTASKS", nonsense)
+        assert read("a.yaml").config.world_size is None
 
 
 # Files beside a target -------------------------------------------------------------------------------------
@@ -233,3 +312,76 @@ def test_a_config_map_reads_a_home_grown_file() -> None:
 def test_the_dialect_of_a_file_can_be_named() -> None:
     write("odd.yaml", "batch_size: 4\n")
     assert read("native=odd.yaml").config.batch_size == 4
+
+
+def test_a_file_whose_name_looks_like_a_dialect_and_a_file_is_that_file() -> None:
+    assert read(write("native=odd.yaml", "batch_size: 4\n")).config.batch_size == 4
+
+
+def test_a_dialect_that_does_not_exist_is_said() -> None:
+    write("odd.yaml", "batch_size: 4\n")
+    with pytest.raises(UsageError, match=r"'nativ': did you mean native\?"):
+        read("nativ=odd.yaml")
+
+
+def test_a_config_map_reads_a_home_grown_file_with_keys_of_the_native_one() -> None:
+    write("odd.yaml", "batch_size: 4\nlr: 0.1\narch: resnet\n")
+    options = Options(training_files=("odd.yaml",), config_map={"learning_rate": "lr", "batch_size": "batch_size"})
+    assert resolve(options).config.facts == {"batch_size": 4, "learning_rate": 0.1}
+
+
+# What hooks name --------------------------------------------------------------------------------------------
+
+OTHERS = {
+    "Kubernetes": "apiVersion: batch/v1\nkind: Job\n---\nkind: Service\n",
+    "mkdocs": "nav:\n  - Norms and batches: b.md\nemoji: !!python/name:material.extensions.emoji.twemoji\n",
+    "action.yml": "name: x\ninputs:\n  device: {default: cuda}\nruns: {using: composite}\n",
+    "dbt": "version: 2\nmodels:\n  - name: a\n",
+    "hooks": "- id: bnlint\n  entry: bnlint\n",
+    "sections of somebody's own": "model: {depth: 3}\noptimizer: {lr: 0.1}\nloss: {name: ce}\n",
+    "home-grown": "batch_size: 4\nlr: 0.1\narch: resnet\nworkers: 8\n",
+    "a word": "hello\n",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("text", OTHERS.values(), ids=OTHERS)
+def test_a_file_of_another_kind_is_no_training_file_and_no_error(text: str) -> None:
+    assert not is_training_file(Path(write("file.yaml", text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('{"epoch": [' + "1," * 100_000 + "1]}", id="many values"),
+        pytest.param('{"epoch": "' + "x" * 10_000_000 + '"}', id="many bytes"),
+        pytest.param('{"compilerOptions": {}, // batch: 3\n}', id="JSON with comments"),
+    ],
+)
+def test_a_data_file_is_no_training_file_and_no_error(text: str) -> None:
+    assert not is_training_file(Path(write("data.json", text)))
+
+
+@pytest.mark.parametrize("text", ["batch_size: [4\n", "batch_size: 4\nbatch_size: 5\n", '{"epochs": 3, "a": [}'])
+def test_a_file_with_keys_of_training_that_cannot_be_read_is_an_error(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        is_training_file(Path(write("train.yaml", text)))
+
+
+@pytest.mark.parametrize("text", ["_base_ = ['gone.py']\n", "with read_base():\n    from .gone import *\n"])
+def test_a_python_configuration_whose_base_is_gone_is_one_still(text: str) -> None:
+    path = Path(write("config.py", f"{text}optim_wrapper = dict(optimizer=dict(lr=0.1))\n"))
+    assert is_python_configuration(path)
+    with pytest.raises(ConfigurationError, match="gone"):
+        is_training_file(path)
+
+
+@pytest.mark.parametrize("text", ["batch_size: 4\n", "batch_sise: 4\n", "per_device_train_batch_size: 4\n"])
+def test_a_training_file_is_one(text: str) -> None:
+    assert is_training_file(Path(write("train.yaml", text)))
+
+
+def test_the_search_for_keys_in_a_broken_file_is_quick() -> None:
+    started = time.monotonic()
+    assert not is_training_file(Path(write("train.yaml", "[" * 100 + "batch" * 40_000)))
+    assert time.monotonic() - started < 2

@@ -38,6 +38,15 @@ DEEPSPEED_AUTO = """\
 """
 
 
+DEFAULTS = {
+    "batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "drop_last": False,
+    "even_batches": True,
+    "epochs": 3.0,
+}
+
+
 def read(folder: Path, text: str, name: str = "train.yaml") -> TrainingConfig:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +58,8 @@ def test_facts_name_their_line_and_key(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     config = read(tmp_path, ARGUMENTS)
     assert config.facts == {
+        "even_batches": True,
+        "no_decay": huggingface.SPARED,
         "batch_size": 4,
         "eval_batch_size": 16,
         "broadcast_buffers": False,
@@ -75,7 +86,7 @@ def test_facts_name_their_line_and_key(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_documented_defaults_are_marked(tmp_path: Path) -> None:
     config = read(tmp_path, "lr_scheduler_type: cosine\n")
-    assert config.facts == {"batch_size": 8, "gradient_accumulation_steps": 1, "drop_last": False, "epochs": 3.0}
+    assert config.facts == DEFAULTS
     assert all(config.is_default(name) for name in config.facts)
     assert config.sources["batch_size"].text == "default of huggingface"
 
@@ -167,10 +178,12 @@ def test_the_deepspeed_total_contradicts_the_arguments(tmp_path: Path) -> None:
     assert [conflict.code for conflict in conflicts] == ["BN906"]
 
 
-def test_a_difference_between_deepspeed_and_the_arguments_is_noted(tmp_path: Path) -> None:
+def test_a_difference_between_deepspeed_and_the_arguments_is_a_conflict(tmp_path: Path) -> None:
     config = read(tmp_path, "per_device_train_batch_size: 8\ndeepspeed: {train_micro_batch_size_per_gpu: 4}\n")
     assert config.batch_size == 8
-    assert "per_device_train_batch_size is 8, but deepspeed.train_micro_batch_size_per_gpu is 4" in config.notes[0]
+    (conflict,) = config.conflicts
+    assert conflict.code == "BN906"
+    assert "per_device_train_batch_size is 8, but deepspeed.train_micro_batch_size_per_gpu is 4" in conflict.message
 
 
 def test_a_deepspeed_file_that_is_not_there_is_noted(tmp_path: Path) -> None:
@@ -244,7 +257,7 @@ def test_files_of_others_are_not_taken(text: str, tmp_path: Path) -> None:
 @st.composite
 def arguments(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     """TrainingArguments as a mapping, and the facts in them."""
-    expected: dict[str, Any] = {"batch_size": 8, "gradient_accumulation_steps": 1, "drop_last": False, "epochs": 3.0}
+    expected: dict[str, Any] = dict(DEFAULTS)
     written: dict[str, Any] = {"lr_scheduler_type": "cosine"}
     for fact, key, values in (
         ("batch_size", "per_device_train_batch_size", COUNTS),
@@ -264,6 +277,7 @@ def arguments(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
             written[key] = None
     if "weight_decay" in expected:
         expected["decay_norm"] = True
+        expected["no_decay"] = huggingface.SPARED
     if draw(st.booleans()):
         written["max_steps"] = draw(st.sampled_from((-1, 0, 700)))
         if written["max_steps"] == 700:

@@ -117,9 +117,6 @@ def test_what_only_the_program_knows_is_unknown_and_said(write: Any, text: str) 
         pytest.param(
             "".join(f"k{n}: '${{k{n + 1}}}${{k{n + 1}}}'\n" for n in range(60)) + "k60: ''\n", id="doubled texts"
         ),
-        pytest.param(
-            "".join(f"k{n}: ['${{k{n + 1}}}', '${{k{n + 1}}}']\n" for n in range(60)) + "k60: 1\n", id="lists"
-        ),
         pytest.param("".join(f"k{n}: ${{k{n + 1}}}\n" for n in range(5000)) + "k5000: 1\n", id="a long chain"),
         pytest.param("".join(f"k{n}: {{a: '${{k{n + 1}.a.b}}'}}\n" for n in range(2000)), id="a chain of paths"),
         pytest.param("a: {a: '${a}', b: '${a.a.a.a.a.a.b}'}\n", id="a mapping within itself"),
@@ -129,6 +126,22 @@ def test_references_cost_no_more_than_their_document(write: Any, text: str) -> N
     document = read_yaml(write(text))
     started = time.monotonic()
     hydra.resolved(document)
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("index", ["\u00b2", "9" * 5000])
+def test_what_is_no_index_leads_nowhere(write: Any, index: str) -> None:
+    value = hydra.resolved(read_yaml(write(f"a: [1]\nx: ${{a.{index}}}\n"))).at("x")
+    assert value is not None and isinstance(value.data, Unknown)
+
+
+@pytest.mark.parametrize("form", ["['{0}', '{0}']", "{{a: '{0}', b: '{0}'}}"], ids=["lists", "mappings"])
+def test_references_that_multiply_are_refused(write: Any, form: str) -> None:
+    trainer = "trainer: {_target_: lightning.pytorch.Trainer, callbacks: '${k0}'}\n"
+    text = "".join(f"k{n}: {form.format(f'${{k{n + 1}}}')}\n" for n in range(60))
+    started = time.monotonic()
+    with pytest.raises(ConfigurationError, match="make more than 100000 values"):
+        hydra.read(read_yaml(write(f"{trainer}{text}k60: 1\n")), Path("config.yaml"))
     assert time.monotonic() - started < 2
 
 

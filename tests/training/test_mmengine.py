@@ -123,11 +123,11 @@ def test_values_changed_in_the_base(read: Any) -> None:
 
 def test_enabled_scaling_multiplies_the_rate_and_leaves_accumulation_out(read: Any) -> None:
     config = read(f"{DETECTOR}auto_scale_lr = dict(enable=True)\noptim_wrapper = dict(accumulative_counts=4)\n")
-    assert config.learning_rate is None
+    assert config.learning_rate == 0.02
     assert (config.reference_learning_rate, config.reference_batch_size) == (0.02, 16)
     assert config.learning_rate_scaling == "linear-without-accumulation"
     derived, _ = derive(replace(config, world_size=2))
-    assert derived.learning_rate == pytest.approx(0.005)
+    assert derived.sources["learning_rate"].derivation == "scaled by the framework to 0.005 = 0.02 x 4 / 16"
 
 
 def test_several_loaders(read: Any) -> None:

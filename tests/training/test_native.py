@@ -53,6 +53,7 @@ find_unused_parameters: false
 gradient_accumulation_steps: 1
 dataset_size: 3712
 drop_last: false
+even_batches: true
 loaders: [{name: labelled, batch_size: 4, drop_last: true}]
 epochs: 80
 max_steps: 1000
@@ -64,6 +65,7 @@ reference_batch_size: 32
 reference_learning_rate: 2.0e-4
 weight_decay: 0.01
 decay_norm: true
+no_decay: [LayerNorm]
 loss: cross_entropy
 label_smoothing: 0.1
 target_smoothing: 0
@@ -116,6 +118,12 @@ def test_a_merge_key_brings_in_its_facts_and_explicit_ones_win(write: Any) -> No
 
 def test_a_json_file_is_read_too(write: Any) -> None:
     assert read(write(json.dumps({"batch_size": 4}), "train.json")).config.batch_size == 4
+
+
+def test_json_writes_a_character_as_two_escapes(write: Any) -> None:
+    text = json.dumps({"model": "\U0001f680.py:Net", "frozen": ["\\ud83d\\ude80"]})
+    config = read(write(text, "train.json")).config
+    assert (config.model, config.frozen) == ("\U0001f680.py:Net", ("\\ud83d\\ude80",))
 
 
 WRONG = {

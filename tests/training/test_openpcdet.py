@@ -96,7 +96,8 @@ def test_mixed_precision(tree: Any, stated: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written_as", "name"), [("adam", "adam"), ("sgd", "sgd"), ("adam_cosineanneal", "adam_cosineanneal"), ("AdamW", "adamw")]
+    ("written_as", "name"),
+    [("adam", "adam"), ("sgd", "sgd"), ("adam_cosineanneal", "adam_cosineanneal"), ("AdamW", "adamw")],
 )
 def test_optimisers(tree: Any, written_as: str, name: str) -> None:
     text = MODEL.replace("adam_onecycle", written_as)
@@ -170,6 +171,7 @@ def test_a_file_that_names_itself_is_read_once(tree: Any) -> None:
         ),
         ("_BASE_CONFIG_: list.yaml\n", "the base list.yaml holds no mapping"),
         ("".join(f"A{i}: {{_BASE_CONFIG_: one.yaml}}\n" for i in range(21)), "names more than 20 bases"),
+        ("".join(f"A{i}: {{_BASE_CONFIG_: large.yaml}}\n" for i in range(3)), "make more than 100000 values"),
         (
             MODEL.replace("SIZE_PER_GPU: 2", "SIZE_PER_GPU: two"),
             "net.yaml:7: .*BATCH_SIZE_PER_GPU is 'two', not a whole",
@@ -178,11 +180,12 @@ def test_a_file_that_names_itself_is_read_once(tree: Any) -> None:
         (MODEL.replace("LR: 0.01", "LR: high"), "net.yaml:10: OPTIMIZATION.LR is 'high', not a number"),
         (MODEL + "    USE_AMP: 16\n", "net.yaml:12: OPTIMIZATION.USE_AMP is 16, not true or false"),
     ],
-    ids=["missing", "list", "nul", "no mapping", "many", "text", "zero", "rate", "amp"],
+    ids=["missing", "list", "nul", "no mapping", "many", "large", "text", "zero", "rate", "amp"],
 )
 def test_what_is_wrong_is_said_at_its_line(tree: Any, model: str, said: str) -> None:
     Path("list.yaml").write_text("[1]\n")
     Path("one.yaml").write_text("A: 1\n")
+    Path("large.yaml").write_text(f"A: [{'1,' * 40_000}]\n")
     path = tree(model)
     with pytest.raises(ConfigurationError, match=said):
         read(path)

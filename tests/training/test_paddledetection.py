@@ -173,6 +173,7 @@ def test_many_roads_to_one_base_are_walked_once(write: Any) -> None:
         ({"a.yml": "_BASE_: [b.yml]\n", "b.yml": "_BASE_: a.yml\n"}, "b.yml:1: _BASE_ is 'a.yml', not a list"),
         ({"a.yml": "_BASE_: [1]\n"}, "a.yml:1: an item of _BASE_ is 1, not a path"),
         ({"a.yml": '_BASE_: ["a\\0b"]\n'}, "a.yml:1: the base a\0b does not exist"),
+        ({"a.yml": "_BASE_: [~nobody-at-all/b.yml]\n"}, "a.yml:1: the base ~nobody-at-all/b.yml does not exist"),
         ({"a.yml": "_BASE_: [b.yml]\n", "b.yml": "[1]\n"}, "the base b.yml holds no mapping"),
         ({"a.yml": "_BASE_: [b.yml]\n", "b.yml": "a: [\n"}, "b.yml:.* this is not YAML"),
         (
@@ -180,7 +181,7 @@ def test_many_roads_to_one_base_are_walked_once(write: Any) -> None:
             "than 30 files",
         ),
     ],
-    ids=["missing", "itself", "circle", "text", "number", "nul", "list", "broken", "chain"],
+    ids=["missing", "itself", "circle", "text", "number", "nul", "home", "list", "broken", "chain"],
 )
 def test_bases_that_cannot_be_read(write: Any, files: dict[str, str], said: str) -> None:
     write("", **files)

@@ -138,6 +138,7 @@ def test_a_batch_that_changes_is_unknown_and_said(read: Any) -> None:
         pytest.param("batch_size: many", "args.yaml:3: batch_size is 'many', not a whole number", id="text"),
         pytest.param("batch_size: -4", "args.yaml:3: batch_size is -4, it must be at least 1", id="negative"),
         pytest.param("sync_bn: 1", "args.yaml:3: sync_bn is 1, not true or false", id="a number as a switch"),
+        pytest.param("amp: true\namp_dtype: [1]", "args.yaml:4: amp_dtype is [1], not float16", id="a list of dtypes"),
         pytest.param("amp: true\namp_dtype: int8", "args.yaml:4: amp_dtype is 'int8', not float16", id="dtype"),
     ],
 )

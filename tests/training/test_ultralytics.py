@@ -152,6 +152,7 @@ def test_a_model_description_starts_anew_whatever_pretrained_says(read: Any) -> 
         pytest.param("batch: -2", "args.yaml:3: batch is -2, it must be at least 1", id="negative"),
         pytest.param("device: {a: 1}", "args.yaml:3: device names no device", id="a mapping of devices"),
         pytest.param("amp: maybe", "args.yaml:3: amp is 'maybe', not a precision", id="no precision"),
+        pytest.param("amp: {a: 1}", "args.yaml:3: amp is {'a': 1}, not a precision", id="a mapping of precisions"),
         pytest.param("freeze: all", "args.yaml:3: freeze is no number of layers", id="no layers"),
         pytest.param("nbs: 0", "args.yaml:3: nbs is 0, it must be at least 1", id="nominal batch of nothing"),
     ],

@@ -63,6 +63,7 @@ def read(document: Value, path: Path) -> TrainingConfig:
     _ranks(reading, kind)
     _device(reading, kind)
     _precision(reading, kind, stated)
+    reading.default("even_batches", True, derivation="an argument of the loader, which this file does not hold")
     return stated.merged(reading.config())
 
 
@@ -78,7 +79,7 @@ def _kind(reading: Reading) -> str:
     kind = _word(value.data)
     if kind not in _STRATEGIES:
         raise value.error(
-            f"distributed_type is {value.plain!r}, not one of {', '.join(_STRATEGIES)}", "write one of them"
+            f"distributed_type is {value.shown}, not one of {', '.join(_STRATEGIES)}", "write one of them"
         )
     strategy = _STRATEGIES[kind]
     if strategy is None:
@@ -133,7 +134,7 @@ def _precision(reading: Reading, kind: str, stated: TrainingConfig) -> None:
             return
     word = "fp16" if key == "fp16" else "no" if value.data is False else str(value.data).lower()
     if word not in ("no", "fp16", "bf16", "fp8"):
-        raise value.error(f"{key} is {value.plain!r}, not one of no, fp16, bf16, fp8", "write one of them")
+        raise value.error(f"{key} is {value.shown}, not one of no, fp16, bf16, fp8", "write one of them")
     if word == "no":
         if stated.precision is None:  # else the DeepSpeed file decides
             reading.state("precision", "32", value, key)

@@ -86,7 +86,7 @@ def named(reading: Reading, key: str, path: Path) -> TrainingConfig:
         return _embedded(facts(_without_auto(reading.document), f"{key}."))
     if not isinstance(value.data, str):
         raise value.error(
-            f"{key} is {value.plain!r}, neither a path nor a mapping", "name the DeepSpeed file or write it out here"
+            f"{key} is {value.shown}, neither a path nor a mapping", "name the DeepSpeed file or write it out here"
         )
     files = [*(parent / value.data for parent in path.parents), Path(value.data)]
     file = next((file for file in files if os.path.isfile(file)), None)  # noqa: PTH113 - Path.is_file() raises on long names
@@ -141,7 +141,7 @@ def _precision(reading: Reading, section: Value, prefix: str) -> None:
         block, key = section.data[name], f"{prefix}{name}.enabled"
         if block.data is not None and not isinstance(block.data, dict):
             raise block.error(
-                f"{prefix}{name} is {block.plain!r}, not a mapping", f'write {{"{name}": {{"enabled": true}}}}'
+                f"{prefix}{name} is {block.shown}, not a mapping", f'write {{"{name}": {{"enabled": true}}}}'
             )
         value = reading.find(key)
         if value is None or value.data == _AUTO:
@@ -167,7 +167,7 @@ def _autocast_type(reading: Reading, key: str) -> str | None:
         return "fp16"
     name = str(value.data).removeprefix("torch.")
     if name not in ("float16", "fp16", "half", "bfloat16", "bf16"):
-        reading.note(value, f"{key} is {value.plain!r}, neither float16 nor bfloat16")
+        reading.note(value, f"{key} is {value.shown}, neither float16 nor bfloat16")
         return None
     return name
 

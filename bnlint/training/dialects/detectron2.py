@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from bnlint.errors import ConfigurationError
-from bnlint.source.file import display_path
 from bnlint.training.config import TrainingConfig
 from bnlint.training.dialects.native import READERS
 from bnlint.training.names import optimizer_name
 from bnlint.training.reading import Reading
 from bnlint.training.value import Value, merged
-from bnlint.training.yaml import read_yaml
+from bnlint.training.yaml import MAX_NODES, read_yaml
 
 NAME = "detectron2"
 
@@ -79,6 +77,8 @@ class _Bases:
             if resolved not in self._read:
                 self._read[resolved] = self.under(read_yaml(base, python_tags=True), base, chain)
             result = merged(self._read[resolved], result)
+            if result.size > MAX_NODES:
+                raise item.error(f"the bases make more than {MAX_NODES} values", "name a training file")
         return result
 
 
@@ -91,8 +91,8 @@ def _base_path(item: Value, path: Path) -> Path:
             return base
     except (OSError, RuntimeError):  # a name that no file can have, a home that nobody has
         pass
-    raise ConfigurationError(
-        f"{item.place}: _BASE_ names {display_path(base)}, which does not exist",
+    raise item.error(
+        f"_BASE_ names {item.data}, which does not exist",
         "correct the path, it is relative to the folder of the file that names it",
     )
 
@@ -138,6 +138,7 @@ def _rescaled(reading: Reading, workers: Value) -> None:
     """The trainer keeps the batch of one worker and rescales total, rate and iterations to the real ranks."""
     count = READERS["world_size"]("SOLVER.REFERENCE_WORLD_SIZE", workers)
     total = reading.take("reference_batch_size", "SOLVER.IMS_PER_BATCH", default=16)
+    reading.take("learning_rate", "SOLVER.BASE_LR", default=0.001)
     reading.take("reference_learning_rate", "SOLVER.BASE_LR", default=0.001)
     key = "SOLVER.REFERENCE_WORLD_SIZE"
     reading.state("learning_rate_scaling", "linear", workers, key, "Detectron2 rescales BASE_LR to the real ranks")
@@ -196,7 +197,7 @@ def _frozen(reading: Reading) -> None:
     value = reading.find("MODEL.BACKBONE.FREEZE_AT")
     if value is not None and (isinstance(value.data, bool) or not isinstance(value.data, int)):
         raise value.error(
-            f"FREEZE_AT is {value.data!r}, not a number of stages", "write a number such as 'FREEZE_AT: 2'"
+            f"FREEZE_AT is {value.shown}, not a number of stages", "write a number such as 'FREEZE_AT: 2'"
         )
     stages = 2 if value is None else value.data
     patterns = [

@@ -6,10 +6,13 @@ Key names and rules: transformers/training_args.py, trainer.py and integrations/
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from bnlint.diagnostic import Diagnostic
 from bnlint.training.config import TrainingConfig
+from bnlint.training.derive import conflict
 from bnlint.training.dialects import deepspeed
 from bnlint.training.names import optimizer_name, precision_name
 from bnlint.training.reading import Reading
@@ -24,6 +27,12 @@ _OWN = _SURE | {
     *("ddp_find_unused_parameters", "ddp_broadcast_buffers", "gradient_checkpointing_kwargs"),
 }
 _STATE = frozenset({"global_step", "log_history"})  # trainer_state.json in a checkpoint
+
+# get_decay_parameter_names(): the class, and what its pattern finds in the path of a parameter.
+SPARED = (
+    *("LayerNorm", "*layernorm*", "*rmsnorm*"),
+    *("norm", "norm.*", "*.norm", "*.norm.*", "*_norm", "*_norm.*"),
+)
 
 
 def matches(document: Value, path: Path) -> bool:
@@ -42,6 +51,7 @@ def read(document: Value, path: Path) -> TrainingConfig:
     reading.take("learning_rate", f"{prefix}learning_rate")
     reading.take("weight_decay", f"{prefix}weight_decay")
     reading.take("drop_last", f"{prefix}dataloader_drop_last", default=False)
+    reading.take("even_batches", f"{prefix}accelerator_config.even_batches", default=True)
     reading.take("label_smoothing", f"{prefix}label_smoothing_factor")
     reading.take("find_unused_parameters", f"{prefix}ddp_find_unused_parameters")
     reading.take("broadcast_buffers", f"{prefix}ddp_broadcast_buffers")
@@ -52,8 +62,11 @@ def read(document: Value, path: Path) -> TrainingConfig:
         reading.take("optimizer", f"{prefix}optim", read=_optimizer)
     if not (stated.precision or "").endswith("-mixed"):  # torch_autocast in the DeepSpeed file
         _precision(reading, prefix, cast=reading.get("strategy") == "deepspeed")
-    _differences(reading, stated)
-    return _decay(stated.merged(reading.config()), whole=stated.optimizer is not None)
+    conflicts = tuple(_differences(reading.config(), stated))
+    if conflicts:  # the totals of a file that contradicts say nothing of the other numbers
+        stated = stated.without("effective_batch_size", "total_batch_size")
+    config = replace(stated.merged(reading.config()), conflicts=conflicts)
+    return _decay(config, whole=stated.optimizer is not None)
 
 
 def _prefix(document: Value) -> str | None:
@@ -142,18 +155,23 @@ def _precision(reading: Reading, prefix: str, *, cast: bool) -> None:
         reading.state("precision", "32", value, f"{prefix}bf16")
 
 
-def _differences(reading: Reading, stated: TrainingConfig) -> None:
-    """Notes of what the DeepSpeed file says otherwise, on which Transformers stops."""
-    own = reading.config()
-    for name in ("batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay"):
+def _differences(own: TrainingConfig, stated: TrainingConfig) -> Iterator[Diagnostic]:
+    """BN906 for what the DeepSpeed file says otherwise: Transformers stops on the difference."""
+    for name in ("batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay", "precision"):
         here, there = getattr(own, name), getattr(stated, name)
         if None in (here, there) or here == there or own.is_default(name) or stated.is_default(name):
             continue
-        reading.note(
-            Value(here, own.sources[name].text),
-            f"{own.key(name)} is {here:g}, but {stated.key(name)} is {there:g} in {stated.sources[name].text}: "
-            "Transformers stops on the difference",
+        yield conflict(
+            f"{own.key(name)} is {_shown(here)}, but {stated.key(name)} is {_shown(there)} in "
+            f"{stated.sources[name].text}, and Transformers stops on the difference: correct one of them",
+            own,
+            name,
+            {"fact": name, "values": [_shown(here), _shown(there)]},
         )
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _decay(config: TrainingConfig, *, whole: bool) -> TrainingConfig:
@@ -166,4 +184,6 @@ def _decay(config: TrainingConfig, *, whole: bool) -> TrainingConfig:
         else "only LayerNorm and names such as 'norm', '_norm', 'layernorm' and 'rmsnorm' escape: bn1.weight decays"
     )
     source = replace(config.sources["weight_decay"], derivation=why)
-    return replace(config, decay_norm=True, sources={**config.sources, "decay_norm": source})
+    spared = {} if whole else {"no_decay": SPARED}
+    sources = {**config.sources, **dict.fromkeys(("decay_norm", *spared), source)}
+    return replace(config, decay_norm=True, **spared, sources=sources)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from bnlint.training.dialects import lightning
 from bnlint.training.names import optimizer_name
 from bnlint.training.reading import Reading
 from bnlint.training.value import Unknown, Value
+from bnlint.training.yaml import MAX_NODES
 
 NAME = "hydra"
 
@@ -69,7 +71,7 @@ def resolved(document: Value) -> Value:
 
     `${a.b}` counts from the root, `${.b}` from the mapping that it stands in, `${..b}` from the one around that.
     What only the program knows becomes `Unknown`: resolvers (`${oc.env:X}`, `${now:%H}`), keys that are not there,
-    cycles and OmegaConf's `???`.
+    cycles and OmegaConf's `???`. Raises ConfigurationError where the references multiply without bound.
     """
     return _Resolver(document).value(document, (), 0)
 
@@ -94,10 +96,10 @@ class _Resolver:
         data = value.data
         if isinstance(data, dict):
             items = {key: self.value(item, (*place, str(key)), level + 1) for key, item in data.items()}
-            return replace(value, data=items)
+            return replace(value, data=items, size=_size(value, items.values()))
         if isinstance(data, tuple):
-            entries = (self.value(item, (*place, str(number)), level + 1) for number, item in enumerate(data))
-            return replace(value, data=tuple(entries))
+            entries = tuple(self.value(item, (*place, str(number)), level + 1) for number, item in enumerate(data))
+            return replace(value, data=entries, size=_size(value, entries))
         if data == _MISSING:
             return replace(value, data=Unknown(_MISSING))
         if not isinstance(data, str) or "${" not in data:
@@ -148,6 +150,13 @@ class _Resolver:
                 return None
             found = child, (*found[1], part)
         return found
+
+
+def _size(value: Value, items: Iterable[Value]) -> int:
+    size = 1 + sum(item.size for item in items)
+    if size > MAX_NODES:
+        raise value.error(f"its ${{...}} make more than {MAX_NODES} values", "write out the ones that are needed")
+    return size
 
 
 def _optimizer(reading: Reading) -> None:

@@ -109,7 +109,7 @@ def _devices(reading: Reading, trainer: str, nodes: int | None) -> int | None:
         return None
     count = _count(key, value)
     if count is None:
-        reading.note(value, f"{key} is {value.plain!r}: as many devices as the machine has")
+        reading.note(value, f"{key} is {value.shown}: as many devices as the machine has")
     elif nodes is not None:
         how = f"{nodes} machines x {count} devices" if nodes > 1 else None
         if how is None and count != value.data:
@@ -124,7 +124,7 @@ def _count(key: str, value: Value) -> int | None:
     if isinstance(data, str) and "," in data:
         data = tuple(part for part in data.split(",") if part.strip())
         if not all(part.strip().isdigit() for part in data):
-            raise value.error(f"{key} is {value.plain!r}, not a list of devices", "write the indices, such as [0, 1]")
+            raise value.error(f"{key} is {value.shown}, not a list of devices", "write the indices, such as [0, 1]")
     if isinstance(data, tuple) and data:
         return len(data)
     if data in _ALL_DEVICES and not isinstance(data, bool):
@@ -145,7 +145,7 @@ def _strategy(reading: Reading, trainer: str, devices: int | None, nodes: int | 
         return
     match = _STRATEGY.fullmatch(read_text(key, value).rpartition(".")[2])
     if match is None or match.lastgroup is None:
-        reading.note(value, f"{key} is {value.plain!r}, which is neither DDP, FSDP, DeepSpeed nor a single device")
+        reading.note(value, f"{key} is {value.shown}, which is neither DDP, FSDP, DeepSpeed nor a single device")
         return
     strategy = next(name for name in ("ddp", "fsdp", "deepspeed", "dp", "none") if match[name] is not None)
     reading.state("strategy", strategy, value, key)
@@ -167,7 +167,7 @@ def _device(reading: Reading, key: str) -> None:
         return
     name = value.data if isinstance(value.data, str) else ""
     if name not in _DEVICES:
-        reading.note(value, f"{key} is {value.plain!r}, which is none of cpu, gpu, cuda, mps")
+        reading.note(value, f"{key} is {value.shown}, which is none of cpu, gpu, cuda, mps")
         return
     how = "CUDA, but on a Mac mps" if name == "gpu" else None
     reading.state("device", _DEVICES[name], value, key, how)
@@ -189,7 +189,7 @@ def _precision(reading: Reading, key: str) -> None:
         reading.note(value, f"{key} is {word!r}, which is none that bnlint knows")
         return
     if word not in _PRECISIONS:
-        raise value.error(f"{key} is {value.plain!r}, not one of {', '.join(_PRECISIONS)}", "write one of them")
+        raise value.error(f"{key} is {value.shown}, not one of {', '.join(_PRECISIONS)}", "write one of them")
     mixed, dtype = _PRECISIONS[word]
     casts = mixed and reading.get("strategy") == "deepspeed"
     how = f"DeepSpeed casts the parameters to {dtype}" if casts else None

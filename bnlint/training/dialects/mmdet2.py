@@ -94,7 +94,7 @@ def state_run(reading: Reading) -> None:
 
 def _optimizer(key: str, value: Value) -> str:
     if not isinstance(value.data, str) or not value.data:
-        raise value.error(f"{key} is {value.plain!r}, not a name", "write the optimiser's class, such as 'SGD'")
+        raise value.error(f"{key} is {value.shown}, not a name", "write the optimiser's class, such as 'SGD'")
     return optimizer_name(value.data)
 
 

@@ -145,9 +145,9 @@ def _optimizer(reading: Reading) -> None:
     reading.take("gradient_accumulation_steps", "optim_wrapper.accumulative_counts", default=1)
     _decay_of_norms(reading)
     reading.take("reference_batch_size", "auto_scale_lr.base_batch_size")
+    reading.take("learning_rate", "optim_wrapper.optimizer.lr")
     enabled = reading.find("auto_scale_lr.enable")
     if enabled is None or not READERS["drop_last"]("auto_scale_lr.enable", enabled):
-        reading.take("learning_rate", "optim_wrapper.optimizer.lr")
         return
     reading.take("reference_learning_rate", "optim_wrapper.optimizer.lr")
     derivation = "MMEngine multiplies lr by ranks x batch_size / base_batch_size, accumulation is left out"

@@ -9,7 +9,7 @@ from pathlib import Path
 from bnlint.training.config import TrainingConfig
 from bnlint.training.reading import Reading
 from bnlint.training.value import Value, merged
-from bnlint.training.yaml import read_yaml
+from bnlint.training.yaml import MAX_NODES, read_yaml
 
 NAME = "openpcdet"
 
@@ -56,7 +56,7 @@ def read(document: Value, path: Path) -> TrainingConfig:
 
 def _precision(key: str, value: Value) -> str:
     if not isinstance(value.data, bool):
-        raise value.error(f"{key} is {value.plain!r}, not true or false", f"write '{key.rpartition('.')[2]}: true'")
+        raise value.error(f"{key} is {value.shown}, not true or false", f"write '{key.rpartition('.')[2]}: true'")
     return "fp16-mixed" if value.data else "32"
 
 
@@ -75,6 +75,7 @@ class _Bases:
 
     path: Path
     read: int = 0
+    values: int = 0
 
     def below(self, value: Value) -> Value:
         """A mapping laid over the base that it names, and so on for the mappings in it."""
@@ -89,7 +90,7 @@ class _Bases:
         if self.read > _MOST_BASES:
             raise named.error(f"the file names more than {_MOST_BASES} bases", "name a training file")
         if not isinstance(named.data, str):
-            raise named.error(f"{_BASE} is {named.plain!r}, not a path", "name one YAML file")
+            raise named.error(f"{_BASE} is {named.shown}, not a path", "name one YAML file")
         file = next((file for folder in _folders(self.path) if _is_file(file := folder / named.data)), None)
         if file is None:
             raise named.error(
@@ -99,6 +100,9 @@ class _Bases:
         base = read_yaml(file)
         if not isinstance(base.data, dict):
             raise named.error(f"the base {named.data} holds no mapping", "name a YAML file of keys")
+        self.values += base.size
+        if self.values > MAX_NODES:
+            raise named.error(f"the bases make more than {MAX_NODES} values", "name a training file")
         return base
 
 

@@ -59,7 +59,7 @@ def read(document: Value, path: Path) -> TrainingConfig:
 
 def _averaging(key: str, value: Value) -> str:
     if not isinstance(value.data, bool):
-        raise value.error(f"{key} is {value.plain!r}, not true or false", f"write '{key}: true' or '{key}: false'")
+        raise value.error(f"{key} is {value.shown}, not true or false", f"write '{key}: true' or '{key}: false'")
     return "ema" if value.data else "none"
 
 
@@ -162,9 +162,9 @@ class _Bases:
         return merged(tree, document)
 
     def _base(self, named: Value, path: Path) -> Value:
-        file = Path(named.data).expanduser() if named.data.startswith("~") else path.parent / named.data
+        file = Path(named.data)
         try:
-            file = file.resolve()
+            file = (file.expanduser() if named.data.startswith("~") else path.parent / file).resolve()
             exists = file.is_file()
         except (OSError, ValueError, RuntimeError):  # a name too long, with a NUL character, in a loop of links
             exists = False
@@ -184,8 +184,8 @@ class _Bases:
 
 def _paths(named: Value) -> Iterator[Value]:
     if not isinstance(named.data, tuple):
-        raise named.error(f"{_BASE} is {named.plain!r}, not a list", f"write {_BASE}: ['../runtime.yml']")
+        raise named.error(f"{_BASE} is {named.shown}, not a list", f"write {_BASE}: ['../runtime.yml']")
     for item in named.data:
         if not isinstance(item.data, str):
-            raise item.error(f"an item of {_BASE} is {item.plain!r}, not a path", "name a YAML file")
+            raise item.error(f"an item of {_BASE} is {item.shown}, not a path", "name a YAML file")
         yield item

@@ -59,7 +59,7 @@ def read(document: Value, path: Path) -> TrainingConfig:
 def device(key: str, value: Value) -> str | None:
     """`use_gpu`; without a GPU other accelerators may be on."""
     if not isinstance(value.data, bool):
-        raise value.error(f"{key} is {value.plain!r}, not true or false", "write 'use_gpu: true' or 'use_gpu: false'")
+        raise value.error(f"{key} is {value.shown}, not true or false", "write 'use_gpu: true' or 'use_gpu: false'")
     return "cuda" if value.data else "cpu"
 
 
@@ -91,7 +91,7 @@ def _state_batch(reading: Reading) -> None:
         reading.take("drop_last", "Train.loader.drop_last")
         return
     if reading.document.at(_FIRST_BATCH) is None:
-        reading.note(sampler, f"the batch of {sampler.data} is not stated")
+        reading.note(sampler, f"the batch of {sampler.shown} is not stated")
         return
     fixed = reading.document.at("Train.sampler.fix_bs")
     varies = fixed is not None and fixed.data is False
@@ -108,7 +108,7 @@ def _state_precision(reading: Reading) -> None:
         reading.default("precision", "32", key)
         return
     if not isinstance(amp.data, bool):
-        raise amp.error(f"{key} is {amp.plain!r}, not true or false", "write 'use_amp: true' or 'use_amp: false'")
+        raise amp.error(f"{key} is {amp.shown}, not true or false", "write 'use_amp: true' or 'use_amp: false'")
     if not amp.data:
         reading.state("precision", "32", amp, key)
         return
@@ -142,7 +142,7 @@ def state_optimizer(reading: Reading, key: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value.data, str) or not value.data:
-        raise value.error(f"{key} is {value.plain!r}, not a name", "write the optimiser's class, such as 'Adam'")
+        raise value.error(f"{key} is {value.shown}, not a name", "write the optimiser's class, such as 'Adam'")
     name = optimizer_name(value.data)
     if name == "momentum":
         reading.state("optimizer", "sgd", value, key, "Paddle's Momentum is SGD with momentum")

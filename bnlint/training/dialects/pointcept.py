@@ -75,7 +75,8 @@ def _epochs(reading: Reading) -> None:
     derivation = None
     if epochs is not None and rounds is not None:
         passes, loops = READERS["epochs"]("epoch", epochs), READERS["max_steps"]("eval_epoch", rounds)
-        derivation = f"{loops} rounds over the data repeated {passes // loops:g} times (epoch // eval_epoch)"
+        if passes != loops:
+            derivation = f"{loops} rounds over the data repeated {passes // loops:g} times (epoch // eval_epoch)"
     reading.take("epochs", "epoch", derivation=derivation)
 
 

@@ -114,7 +114,7 @@ def _precision(reading: Reading) -> None:
 
 def _dtype(key: str, value: Value) -> str:
     if value.data not in ("float16", "bfloat16", "float32"):
-        raise value.error(f"{key} is {value.data!r}, not float16, bfloat16 or float32", f"write '{key}: bfloat16'")
+        raise value.error(f"{key} is {value.shown}, not float16, bfloat16 or float32", f"write '{key}: bfloat16'")
     return str(value.data)
 
 
@@ -177,7 +177,7 @@ def _start(reading: Reading) -> None:
     if name in _DEVICES:
         reading.take("device", "device", read=lambda key, value: name, default="cuda")
     elif device is not None:
-        reading.note(device, f"device {device.data} is none that bnlint knows")
+        reading.note(device, f"device {device.shown} is none that bnlint knows")
 
 
 def _on(reading: Reading, key: str) -> Any:

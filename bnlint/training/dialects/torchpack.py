@@ -54,7 +54,7 @@ def _state_sync(reading: Reading) -> None:
     excluded = value.at("exclude")
     names = ", ".join(map(str, excluded.plain)) if excluded is not None and excluded.data else ""
     if value.data is not True and excluded is None:
-        raise value.error(f"sync_bn is {value.plain!r}, not true or false", "write 'sync_bn: true' or {exclude: []}")
+        raise value.error(f"sync_bn is {value.shown}, not true or false", "write 'sync_bn: true' or {exclude: []}")
     reading.state("sync_batchnorm", True, value, "sync_bn", f"all modules but those named {names}" if names else None)
 
 

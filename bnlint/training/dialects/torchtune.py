@@ -73,7 +73,7 @@ def _precision(reading: Reading) -> None:
         reading.note(value, "dtype fp64 is no precision that bnlint knows")
         return
     if value.data not in _TYPES:
-        raise value.error(f"dtype is {value.plain!r}, not one of {', '.join(_TYPES)}", "write one of them")
+        raise value.error(f"dtype is {value.shown}, not one of {', '.join(_TYPES)}", "write one of them")
     half = value.data != "fp32"
     how = "the parameters themselves, not autocast" if half else None
     reading.state("precision", precision_name(mixed=False, dtype=value.data), value, "dtype", how)
@@ -87,7 +87,7 @@ def _device(reading: Reading) -> None:
     if name in ("cuda", "cpu", "mps"):
         reading.state("device", name, value, "device")
     else:
-        reading.note(value, f"device {value.plain!r} is none of cuda, cpu, mps")
+        reading.note(value, f"device {value.shown} is none of cuda, cpu, mps")
 
 
 def _optimizer(reading: Reading) -> None:

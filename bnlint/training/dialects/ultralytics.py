@@ -156,7 +156,7 @@ def _weight_decay(reading: Reading, scale: tuple[int, int, int] | None) -> None:
 def _precision(reading: Reading) -> None:
     def amp(key: str, value: Value) -> str:
         if not isinstance(value.data, bool | str) or value.data not in _PRECISIONS:
-            raise value.error(f"{key} is {value.data!r}, not a precision", f"write '{key}: true' or '{key}: bf16'")
+            raise value.error(f"{key} is {value.shown}, not a precision", f"write '{key}: true' or '{key}: bf16'")
         # The AMP check that true and fp16 ask for fails on a device without CUDA.
         unchecked = value.data == "bf16" or reading.get("device") in (None, "cuda")
         return _PRECISIONS[value.data] if unchecked else "32"
@@ -186,7 +186,7 @@ def _learning_rate(reading: Reading) -> None:
 def _length(reading: Reading) -> None:
     hours = reading.find("time")
     if hours is not None and hours.data:
-        reading.note(hours, f"time {hours.data} hours ends the run, whatever epochs says")
+        reading.note(hours, f"time {hours.shown} hours ends the run, whatever epochs says")
     else:
         reading.take("epochs", "epochs", default=100.0)
     reading.take("drop_last", "compile", read=lambda key, value: bool(value.data), default=False)
