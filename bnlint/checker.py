@@ -14,6 +14,7 @@ from torch import nn
 from bnlint.context import DEFAULT_BATCH_SIZE, Context
 from bnlint.diagnostic import Diagnostic, Fix, Severity, Span
 from bnlint.errors import TargetError, UsageError
+from bnlint.files import split_file
 from bnlint.graph import inputs as model_inputs
 from bnlint.graph.build import Built
 from bnlint.graph.capture import Capture
@@ -35,7 +36,9 @@ from bnlint.training.facts import (
     is_training_file,
     read_inputs,
     resolve,
+    stated_model,
 )
+from bnlint.training.yaml import read_text
 
 if TYPE_CHECKING:
     from bnlint.graph.model_graph import ModelGraph
@@ -70,9 +73,18 @@ def _check_configuration(path: Path, options: Options, loaded: Sequence[Loaded])
         return
     name = display_path(path)
     others = tuple(file for file in options.training_files if Path(file) != path)
-    facts = resolve(replace(options, training_files=(*others, str(path))))
-    result = TargetResult(name, "configuration", notes=facts.config.notes)
-    yield _with_facts(result, facts, options, loaded)
+    options = replace(options, training_files=(*others, str(path)))
+    facts = resolve(options)
+    model = stated_model(facts.config)
+    if model is not None:
+        yield from _check_spec(model, options, loaded, resolve(options, model))
+        return
+    yield _facts_alone(name, facts, options, loaded)
+
+
+def _facts_alone(name: str, facts: Facts, options: Options, loaded: Sequence[Loaded]) -> TargetResult:
+    """The result for a training file or script without a model."""
+    return _with_facts(TargetResult(name, "configuration", notes=facts.config.notes), facts, options, loaded)
 
 
 def _with_facts(result: TargetResult, facts: Facts, options: Options, loaded: Sequence[Loaded]) -> TargetResult:
@@ -80,15 +92,54 @@ def _with_facts(result: TargetResult, facts: Facts, options: Options, loaded: Se
     context = Context(None, facts.config, _source_reader())
     about_facts = [item for item in loaded if all(need.startswith("training.") for need in item.rule.needs)]
     found, not_checked = found_by(about_facts, context, options, result.target)
-    shown = [*_conflicts(facts, options), *found]
     result = replace(result, not_checked=(*result.not_checked, *not_checked))
-    return _with_diagnostics(result, unsuppressed(shown, context, options))
+    shown = unsuppressed(found, context, options)
+    return _with_diagnostics(result, (*shown, *_about_files(facts, options, loaded, result.target)))
 
 
-def _conflicts(facts: Facts, options: Options) -> list[Diagnostic]:
-    if not is_selected(page_of("BN906"), options):
-        return []
-    return [with_severity(item, options) for item in facts.conflicts]
+def _about_files(facts: Facts, options: Options, loaded: Sequence[Loaded], target: str) -> list[Diagnostic]:
+    """What is wrong with the training files themselves: contradictions, and comments that suppress nothing."""
+    found: list[Diagnostic] = []
+    if is_selected(page_of("BN906"), options):
+        context = Context(None, facts.config, _source_reader())
+        conflicts = (replace(with_severity(item, options), target=target) for item in facts.conflicts)
+        found += unsuppressed(conflicts, context, options)
+    if is_selected(page_of("BN905"), options):
+        for path in _data_files(facts.config):
+            found += _useless_comments(Suppressions.of_data(read_text(path)), path, target, options, loaded)
+    return found
+
+
+def _data_files(config: TrainingConfig) -> list[Path]:
+    """The YAML files that facts come from. Whether a comment in one is unused, one model alone cannot tell."""
+    spans = (source.span for source in config.sources.values())
+    paths = dict.fromkeys(Path(span.path) for span in spans if span is not None)
+    return [path for path in paths if path.suffix.lower() in DATA_SUFFIXES]
+
+
+def _useless_comments(
+    suppressions: Suppressions, path: Path, target: str, options: Options, loaded: Sequence[Loaded]
+) -> Iterator[Diagnostic]:
+    """BN905 for comments that can suppress nothing: of a wrong form, or with the name of no rule."""
+    for line, problem in suppressions.problems:
+        message = f"this comment suppresses nothing: {problem}"
+        yield _comment_finding(path, line, message, target, options)
+    known = known_words() | {word.casefold() for item in loaded for word in (item.code, item.name)}
+    for item in suppressions.items:
+        for rule in item.rules:
+            own = rule.casefold().startswith("bn") or not any(letter.isdigit() for letter in rule)
+            if own and rule.casefold() not in known:  # the code of another package may be installed elsewhere
+                message = f"{rule} is no installed rule: nothing is ignored"
+                yield _comment_finding(path, item.line, message, target, options)
+
+
+def _comment_finding(path: Path, line: int, message: str, target: str, options: Options) -> Diagnostic:
+    return replace(
+        with_severity(run_diagnostic("BN905", message), options),
+        target=target,
+        location=Span(display_path(path), line),
+        fix=Fix("Remove it from the comment"),
+    )
 
 
 def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Facts) -> Iterator[TargetResult]:
@@ -102,7 +153,7 @@ def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Fa
             if pending is not None and pending.status == "failed":
                 pending = _with_facts(pending, facts, options, loaded)
             elif pending is not None:
-                pending = _with_diagnostics(pending, _conflicts(facts, options))
+                pending = _with_diagnostics(pending, _about_files(facts, options, loaded, pending.target))
             if pending is not None:  # what is wrong with the facts is said once, not for every model
                 pending = replace(pending, notes=(*facts.config.notes, *pending.notes))
                 facts = Facts(replace(facts.config, notes=()))
@@ -113,6 +164,15 @@ def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Fa
         pending = _with_facts(_failed(spec, error, options), facts, options, loaded)
     if pending is not None:
         yield _with_diagnostics(pending, seen.unused_suppressions(pending.target))
+    elif _states_facts(spec, facts.config):
+        yield _facts_alone(spec, facts, options, loaded)
+
+
+def _states_facts(spec: str, config: TrainingConfig) -> bool:
+    """Whether the file of a target states training facts: a script that trains a model of other files."""
+    file = split_file(spec)
+    place = "" if file is None else display_path(file[0])
+    return any(source.text.rpartition(":")[0] == place for source in config.sources.values())
 
 
 def _check_item(
@@ -319,14 +379,7 @@ class _SeenFile:
         if self.source is None or not is_selected(page_of("BN905"), self.options):
             return
         suppressions = Suppressions.of(self.source)
-        for line, problem in suppressions.problems:
-            yield self._diagnostic(line, f"this comment suppresses nothing: {problem}", target)
-        known = known_words() | {word.casefold() for item in self.loaded for word in (item.code, item.name)}
-        for item in suppressions.items:
-            for rule in item.rules:
-                own = rule.casefold().startswith("bn") or not any(letter.isdigit() for letter in rule)
-                if own and rule.casefold() not in known:  # the code of another package may be installed elsewhere
-                    yield self._diagnostic(item.line, f"{rule} is no installed rule: nothing is ignored", target)
+        yield from _useless_comments(suppressions, self.source.path, target, self.options, self.loaded)
         if not self.complete:
             return
         ran = {
@@ -334,16 +387,8 @@ class _SeenFile:
         }
         for item, rule in suppressions.unused(self._findings):
             if rule.casefold() in ran:
-                yield self._diagnostic(item.line, f"{rule} finds nothing here, so ignoring it has no use", target)
-
-    def _diagnostic(self, line: int, message: str, target: str) -> Diagnostic:
-        assert self.source is not None
-        return replace(
-            with_severity(run_diagnostic("BN905", message), self.options),
-            target=target,
-            location=Span(display_path(self.source.path), line),
-            fix=Fix("Remove it from the comment"),
-        )
+                message = f"{rule} finds nothing here, so ignoring it has no use"
+                yield _comment_finding(self.source.path, item.line, message, target, self.options)
 
 
 def check(

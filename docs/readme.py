@@ -7,6 +7,7 @@ python docs/readme.py --check    # shows what would change; exit status 1 if any
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import shlex
 import subprocess
@@ -21,10 +22,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def filled(text: str) -> str:
-    """The README with its table of rules and its console blocks made anew."""
+    """The README with its tables of rules and facts and its console blocks made anew."""
     text = re.sub(
         r"(<!-- rules: .*? -->\n).*(?=<!-- end of rules -->)",
         lambda match: match[1] + rule_table(),
+        text,
+        flags=re.DOTALL,
+    )
+    text = re.sub(
+        r"(<!-- facts: .*? -->\n).*(?=<!-- end of facts -->)",
+        lambda match: match[1] + fact_table(),
         text,
         flags=re.DOTALL,
     )
@@ -43,6 +50,18 @@ def rule_table() -> str:
     for rule in (*own, *PAGES):
         fact = " ".join(rule.page().split("\n\n")[0].split())
         rows.append(f"| {rule.code} | {rule.name} | {rule.severity} | {fact} |")
+    return "".join(f"{row}\n" for row in rows)
+
+
+def fact_table() -> str:
+    """One row for each key of the native training file, in the words of its schema."""
+    schema = json.loads((ROOT / "bnlint" / "schemas" / "training.schema.json").read_text(encoding="utf-8"))
+    rows = ["| key | means |", "|---|---|"]
+    for key, about in schema["properties"].items():
+        words = about["description"].rstrip(".")
+        choices = next((item["enum"] for item in (about, *about.get("anyOf", ())) if "enum" in item), ())
+        spelt = ", ".join(f"`{choice}`" for choice in dict.fromkeys(map(str, choices)) if choice != "None")
+        rows.append(f"| `{key}` | {words}{f': {spelt}' if spelt else ''} |")
     return "".join(f"{row}\n" for row in rows)
 
 

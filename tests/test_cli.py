@@ -186,7 +186,7 @@ def test_a_clean_model_gives_status_zero_and_says_what_was_not_checked(project: 
     assert run.err == ""
     assert "No findings in 1 model; " in run.out
     assert "Not checked for want of facts" in run.out
-    assert "batch size (BN101, " in " ".join(run.out.split())
+    assert "batch size (--batch-size: BN101, " in " ".join(run.out.split())
 
 
 def test_json_is_all_there_is_on_standard_output(project: Path) -> None:

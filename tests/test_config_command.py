@@ -156,6 +156,28 @@ def test_a_wrong_request_says_what_to_do(
     assert second.startswith("  next: ") and step in second
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("_base_ = 'gone.py'\n", "c.py:1: the base gone.py does not exist", id="a missing base"),
+        pytest.param("with read_base():\n    from .gone import *\n", "c.py:2: the base gone.py", id="a missing module"),
+        pytest.param("optimizer = dict(lr=1\n", "c.py has a syntax error on line 1", id="syntax"),
+        pytest.param(f"a = {'[' * 90}{']' * 90}\n", "c.py:1: the values nest deeper than 64 levels", id="too deep"),
+        pytest.param(f"a = [{'1,' * 200_000}]\n", "c.py:1: the expressions of this file take", id="too many values"),
+    ],
+)
+def test_a_python_configuration_that_cannot_be_read_says_why(
+    write: Write, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    assert main(["config", write("c.py", text)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_a_model_that_is_built_at_the_top_of_its_file_is_no_broken_configuration(write: Write, shown: Facts) -> None:
+    nested = "nn.Sequential(" * 80 + ")" * 80
+    assert shown(write("net.py", f"from torch import nn\nnet = {nested}\n"))["facts"] == {}
+
+
 def test_the_table_names_what_is_known_and_what_is_not(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     write("bnlint.toml", "")
     write("train.yaml", "total_batch_size: 15\nworld_size: 8\nepochs: 3\n")
@@ -195,3 +217,13 @@ def test_every_fact_flag_works_where_a_model_is_shown(write: Write, tmp_path: Pa
     run = bnlint(command, "net.py", "--training", "train.yaml", "--world-size", "2", "--drop-last", cwd=tmp_path)
     assert (run.status, run.err) == (0, "")
     assert ("[5, 3, 8, 8]" in run.out) == (command == "graph")
+
+
+def test_the_samples_of_one_step_are_shown_with_their_terms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ("--batch-size", "3", "--world-size", "4", "--accumulate", "8")
+    assert main(["config", *flags]) == 0
+    said = "one optimiser step takes 96 samples: 3 per device x 4 ranks x accumulation 8"
+    assert said in " ".join(capsys.readouterr().out.split())

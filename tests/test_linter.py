@@ -16,7 +16,7 @@ from bnlint.api import Context, Diagnostic, NotChecked, Rule, Severity
 from bnlint.checker import check, check_target
 from bnlint.errors import BnlintError, ConfigurationError, UsageError
 from bnlint.options import Options
-from bnlint.registry import Loaded
+from bnlint.registry import Loaded, load_rules
 from bnlint.report.report import TargetResult
 
 HEADER = "import torch\nfrom torch import nn\n\n"
@@ -469,3 +469,53 @@ def test_a_severity_that_the_user_sets_holds_for_a_class_that_takes_arguments() 
     results = lint(NET + PART, EveryBatchNorm, severities={"BN901": "error"})
     findings = [item for result in results for item in result.diagnostics if item.code == "BN901"]
     assert [item.severity for item in findings] == [Severity.ERROR]
+
+
+# Training files --------------------------------------------------------------------------------------------
+
+
+def test_a_script_without_a_model_is_checked_for_its_facts(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        """\
+import torch
+from torch.utils.data import DataLoader
+
+from project import Net, data
+
+model = Net().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for epoch in range(90):
+    for x, y in DataLoader(data, batch_size=8, shuffle=True):
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+"""
+    )
+    options = Options(facts={"world_size": 4, "reference_batch_size": 256})
+    result, *_ = check_target(str(tmp_path / "train.py"), options, load_rules())
+    assert "BN601" in [item.code for item in result.diagnostics]
+
+
+def test_the_model_that_a_named_training_file_states_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("from torch import nn\n\nmodel = nn.BatchNorm1d(4)\n")
+    (tmp_path / "train.yaml").write_text("model: net.py:model\ninputs: [[4]]\nbatch_size: 1\n")
+    (result,) = check_target(str(tmp_path / "train.yaml"), Options(), load_rules())
+    assert [item.code for item in result.diagnostics if item.severity == "error"] == ["BN101"]
+
+
+@pytest.mark.parametrize(
+    ("comment", "words"),
+    [
+        ("# bnlint: ignore", "there is no blanket"),
+        ("# bnlint: ignore[BN999]", "BN999 is no installed rule"),
+        ("# bnlint: ignore[BN906] -- accepted", None),
+    ],
+)
+def test_a_comment_in_a_training_file_that_can_suppress_nothing_is_said(
+    tmp_path: Path, comment: str, words: str | None
+) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(f"batch_size: 3\nworld_size: 2\ntotal_batch_size: 8  {comment}\n")
+    (result,) = check_target(str(path), Options(), load_rules())
+    said = {item.code: item.message for item in result.diagnostics}
+    assert ("BN906" in said) is (words is not None)
+    assert words is None or words in said["BN905"]

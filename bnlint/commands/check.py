@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bnlint.commands.output import Terminal, complain, say, terminal, write
@@ -64,18 +63,13 @@ def _default_targets(requests: Requests, options: Options, *, by_flag: bool) -> 
 
 
 def _stated_model(options: Options) -> tuple[str, ...]:
-    """The model that the training files name; its path counts from the file that names it, else from here."""
+    """The model that the training files name."""
     if not options.training_files:
         return ()
-    from bnlint.training.facts import resolve
+    from bnlint.training.facts import resolve, stated_model
 
-    config = resolve(options).config
-    if config.model is None:
-        return ()
-    file = config.sources["model"].text.rpartition(":")[0]
-    beside = Path(file).parent / config.model
-    exists = Path(str(beside).rpartition(".py")[0] + ".py").is_file()
-    return (str(beside) if exists else config.model,)
+    model = stated_model(resolve(options).config)
+    return () if model is None else (model,)
 
 
 def _require_use_of_inputs(report: Report, inputs: Sequence[tuple[str | None, Any]]) -> None:

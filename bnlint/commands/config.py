@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,12 +11,15 @@ from typing import Any
 
 from bnlint.commands.output import terminal, write
 from bnlint.commands.requests import Requests
-from bnlint.errors import UsageError
+from bnlint.errors import BnlintError, UsageError
 from bnlint.files import expand
 from bnlint.options import Options
-from bnlint.source.file import display_path
-from bnlint.training.documents import DATA_SUFFIXES
+from bnlint.source.file import SourceFile, display_path
+from bnlint.training.documents import DATA_SUFFIXES, read_document
 from bnlint.training.facts import Facts, is_python_configuration, resolve
+
+# What a file has that is more than values.
+_PROGRAM = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 
 def run_config(values: Mapping[str, Any]) -> int:
@@ -79,7 +83,20 @@ def _stated(requests: Requests) -> tuple[str, Options]:
 def _facts(spec: str, options: Options) -> Facts:
     """The facts of a training file with those of the other files below it, or those that hold for a model."""
     path = Path(spec)
-    if path.suffix.lower() in DATA_SUFFIXES or (path.suffix == ".py" and is_python_configuration(path)):
+    if path.suffix.lower() in DATA_SUFFIXES or (path.suffix == ".py" and _is_configuration(path)):
         others = tuple(file for file in options.training_files if Path(file) != path)
         return resolve(replace(options, training_files=(*others, spec)))
     return resolve(options, None if path.is_dir() else spec)
+
+
+def _is_configuration(path: Path) -> bool:
+    """Whether a Python file is to be read as a training file, be it for the reason why it cannot be."""
+    if is_python_configuration(path):
+        return True
+    try:
+        source = SourceFile.read(path)
+        if not any(isinstance(statement, _PROGRAM) for statement in source.tree.body):
+            read_document(path)
+    except BnlintError:
+        return True
+    return False

@@ -88,6 +88,7 @@ def starter(rules: list[Rule | Page], models: tuple[str, ...], training: tuple[s
         [_about("fail-level"), '# fail-level = "warning"'],
         [_about("targets"), *(line for model in models for line in _target(model, found))]
         + ([] if models else list(_target("model.py:Net(num_classes=10)", ""))),
+        [_about("config-map"), "# [config-map]", '# batch_size = "data.samples_per_gpu"'],
     ]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 

@@ -29,6 +29,7 @@ def render(
     if known:
         printer.line((f"training facts ({facts.dialect})", "bold"))
         printer.add(_table(facts.config))
+        _samples(printer, facts.config)
     else:
         printer.line(("no training facts are known", "bold"))
         printer.paragraph("name a training file with --training, or state facts with flags", indent=2)
@@ -42,6 +43,20 @@ def render(
         place = "" if conflict.location is None else f"{conflict.location.path}:{conflict.location.line}: "
         printer.paragraph(f"{place}{conflict.code} [{conflict.severity}] {conflict.message}", style="red")
     return printer.text()
+
+
+def _samples(printer: Printer, config: TrainingConfig) -> None:
+    """The samples behind one optimiser step, which no single fact states."""
+    samples, batch = config.samples_per_step, config.batch_size
+    if samples is None or batch is None:
+        return
+    ranks, steps = config.world_size, config.gradient_accumulation_steps
+    if config.strategy == "dp":  # the devices share a batch unevenly
+        terms = [f"{config.samples_per_forward} over all devices"]
+    else:
+        terms = [f"{batch} per device", *([f"{ranks} ranks"] if ranks is not None else [])]
+    terms += [f"accumulation {steps}"] if steps is not None else []
+    printer.paragraph(f"one optimiser step takes {samples} samples: {' x '.join(terms)}")
 
 
 def _table(config: TrainingConfig) -> Table:

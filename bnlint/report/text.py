@@ -16,7 +16,7 @@ STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.
 LISTED_TARGETS = 10  # with more, the targets that went as stated are counted
 LISTED_MODULES = 20
 LISTED_REASONS = 3  # with more rules that miss a fact, they share a sentence
-UNKNOWN_FACT = re.compile(r"(?:^|(?<=\), ))([\w' -]+) unknown \(give [^)]*\)")
+UNKNOWN_FACT = re.compile(r"(?:^|(?<=\), ))([\w' -]+) unknown \(give ([^)]*)\)")
 NUMBERS_IN_A_LIST = 8  # a longer list is for machines
 
 
@@ -205,13 +205,17 @@ def _not_checked(printer: Printer, targets: Sequence[TargetResult]) -> None:
 
 
 def _without_facts(codes: dict[str, list[str]]) -> str:
-    """Many rules that miss a fact each, in one sentence: the facts with the rules that wait for them."""
-    rules: dict[str, dict[str, None]] = {}
+    """Many rules that miss a fact each, in one sentence: what flags state first, then what training files do."""
+    rules: dict[tuple[str, str], dict[str, None]] = {}
     for reason, waiting in codes.items():
-        for fact in UNKNOWN_FACT.findall(reason):
-            rules.setdefault(fact, {}).update(dict.fromkeys(waiting))
-    listed = ", ".join(f"{fact} ({', '.join(waiting)})" for fact, waiting in rules.items())
-    return f"Not checked for want of facts (name a file with --training, or see `bnlint check --help`): {listed}"
+        for fact, hint in UNKNOWN_FACT.findall(reason):
+            flag = hint.split()[0].rstrip(",") if hint.startswith("--") else ""
+            rules.setdefault((fact, flag), {}).update(dict.fromkeys(waiting))
+    by_flag = [f"{fact} ({flag}: {', '.join(waiting)})" for (fact, flag), waiting in rules.items() if flag]
+    by_file = [f"{fact} ({', '.join(waiting)})" for (fact, flag), waiting in rules.items() if not flag]
+    if by_flag and by_file:
+        by_file[0] = f"and in a training file {by_file[0]}"
+    return f"Not checked for want of facts: {', '.join((*by_flag, *by_file))}"
 
 
 def _summary(printer: Printer, report: Report, seconds: float | None) -> None:

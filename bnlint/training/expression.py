@@ -176,7 +176,8 @@ class _Evaluator:
 
     def _sequence(self, node: ast.expr, items: Sequence[Value]) -> Value:
         self._step(node, len(items))
-        return replace(self.at(node), data=tuple(items), size=_size(items))
+        data = (*items,)  # a new one: tuple(items), x[:], x + () and x * 1 are x itself, which a change would reach
+        return replace(self.at(node), data=data, size=_size(items))
 
     def _mapping(self, node: ast.expr, entries: dict[Any, Value], tag: str | None = None) -> Value:
         self._step(node, len(entries))

@@ -107,6 +107,17 @@ def facts_of(training: TrainingConfig | Mapping[str, Any] | str | Path | None, t
     return resolve(Options(training_files=files, facts=stated, fact_places=dict.fromkeys(stated, "training")), target)
 
 
+def stated_model(config: TrainingConfig) -> str | None:
+    """The target that a native file names as its model; a path in it counts from that file, else from here."""
+    if config.model is None:
+        return None
+    source = config.sources.get("model")
+    file = "" if source is None else source.text.rpartition(":")[0]
+    beside = Path(file).parent / config.model
+    exists = Path(str(beside).rpartition(".py")[0] + ".py").is_file()
+    return str(beside) if exists else config.model
+
+
 def read_inputs(shapes: Any) -> tuple[TensorShape, ...] | Mapping[str, TensorShape]:
     """Input shapes in the form of the native file. Raises UsageError."""
     return _read_flags({"inputs": shapes}).inputs or ()
@@ -266,7 +277,7 @@ def _path_of(target: str) -> Path | None:
 
 def _own_script(path: Path, named: Sequence[str]) -> list[_Read]:
     """The facts of the target's own file, if it trains."""
-    if path.suffix != ".py" or any(split_dialect(name)[1] == path for name in named):
+    if path.suffix != ".py" or not path.is_file() or any(split_dialect(name)[1] == path for name in named):
         return []
     try:
         document = Value(None, display_path(path))
@@ -298,7 +309,16 @@ def _beside(target: Path, config_map: Mapping[str, str]) -> tuple[_Read | None, 
     if roots:
         names = ", ".join(shown[:-1]) + f" and {shown[-1]}"
         return None, (f"{names} beside the model all state training facts: choose one with --training",)
-    return None, ()
+    return None, _scripts_beside(target)
+
+
+def _scripts_beside(target: Path) -> tuple[str, ...]:
+    """A word about the training script in the same folder, which is not read unless it is named."""
+    script_path = target.with_name("train.py")
+    if target.name == script_path.name or not _own_script(script_path, ()):
+        return ()
+    name = display_path(script_path)
+    return (f"{name} beside the model trains: its facts are read with --training {name}",)
 
 
 def _data_files(target: Path) -> list[Path]:

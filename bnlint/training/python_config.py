@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from bnlint.training.yaml import MAX_BYTES, MAX_DEPTH, MAX_NODES, read_yaml
 MAX_FILES = 200  # two bases that name the same two bases, and so on, would be read 2^n times
 MAX_WORK = 2_000_000  # values looked at while changes of lists and mappings are followed
 
+_LONGEST_PATH = 300  # characters of a path that a message shows whole
 _FOLDER = re.compile(r"\{\{\s*fileDirname\s*\}\}")
 
 
@@ -64,10 +66,12 @@ class _Files:
             return module
 
     def base(self, path: Path, at: Value) -> Value:
-        """The document of a base file of any format."""
-        if not path.is_file():
-            name = display_path(path)
-            raise at.error(f"the base {name} does not exist", f"correct the path, it is relative to {at.place}")
+        """The document of a base file of any format; the text at `at` names it."""
+        if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file() raises on long names
+            usual = at.data.isprintable() and len(at.data) <= _LONGEST_PATH
+            name = display_path(path) if usual else at.shown
+            owner = at.place if at.span is None else at.span.path
+            raise at.error(f"the base {name} does not exist", f"correct the path, it is relative to {owner}")
         if path.suffix == ".py":
             return self.read(path, at).document()
         with self.entered(path, at):

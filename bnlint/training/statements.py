@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -293,13 +294,12 @@ class Module:
         folders = [self.source.path.parent.joinpath(*[".."] * (node.level - 1))]
         if not node.level:  # a module of a package, which may be the one that this file lies in
             folders = list(self.source.path.resolve().parents)
-        found = next(
-            (file for folder in folders if (file := folder.joinpath(*module).with_suffix(".py")).is_file()), None
-        )
+        files = [folder.joinpath(*module).with_suffix(".py") for folder in folders]
+        found = next((file for file in files if os.path.isfile(file)), None)  # noqa: PTH113 - a name may be too long
         if found is not None:
             self._take_names(node, self._files.read(found, at), at)
         elif node.level:
-            name = display_path(folders[0].joinpath(*module).with_suffix(".py"))
+            name = display_path(files[0])
             raise at.error(f"the base {name} does not exist", f"correct the import, it is relative to {self._shown}")
         else:
             self.packages.append(replace(at, data=Unknown(node.module or "")))
@@ -348,10 +348,7 @@ class Module:
         return value
 
     def _evaluated(self, node: ast.expr) -> Value:
-        value = evaluate(node, self.names.get, self._at, self._files.budget)
-        if isinstance(value.data, tuple) and isinstance(node, ast.Subscript | ast.BinOp) and not self._find(node):
-            return copied(value, None)  # `x[:]`, `x + []` and `x * 1` are x itself of a tuple
-        return value
+        return evaluate(node, self.names.get, self._at, self._files.budget)
 
     def _copied(self, call: ast.Call) -> Value | None:
         """The value of `x.copy()`, `copy.copy(x)` and `copy.deepcopy(x)`."""

@@ -266,7 +266,14 @@ def test_a_change_of_a_package_s_name_does_not_spoil_the_rest(read: Any) -> None
     ("text", "message"),
     [
         pytest.param(
-            "a = 1\n_base_ = ['gone.py']", "train.py:2: the base gone.py does not exist: correct the path", id="missing"
+            "a = 1\n_base_ = ['gone.py']",
+            "train.py:2: the base gone.py does not exist: correct the path, it is relative to train.py",
+            id="missing",
+        ),
+        pytest.param("_base_ = 'x' * 5000", "train.py:1: the base 'xxxxxxxxxx", id="a name that no system takes"),
+        pytest.param("_base_ = 'a\\0b'", "train.py:1: the base 'a\\x00b' does not exist", id="NUL in a base"),
+        pytest.param(
+            f"with read_base():\n    from .{'x' * 300} import *", "train.py:2: the base xxx", id="a long module"
         ),
         pytest.param(
             "with read_base():\n    from .gone import *",
@@ -296,7 +303,7 @@ def test_errors_name_the_line(read: Any, text: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read(text, one="a = 1\n", loop="_base_ = 'train.py'\n", list_yaml="[1, 2]\n", bad="x = = 1\n")
     assert str(caught.value).startswith(message)
-    assert caught.value.hint
+    assert caught.value.hint and not caught.value.hint.endswith(":1")
 
 
 def test_a_missing_file() -> None:
@@ -395,6 +402,7 @@ NUMBERS = ("0", "3", "a", "b", "a + b", 'd["x"]', "max(a, 3)", "a * 2 if a > b e
 LISTS = (
     *("[]", "[a, b]", "p", "q", "p + q", "list(range(3))", "[i for i in p]", 'd["y"]', "p[1:]", "p[:]", "[*p, a]"),
     *('e["x"]', "[[], [1]]", "q[1]", "[dict(k=a), d]", "p * 2", "copy.copy(p)", "copy.deepcopy(q)", "t", "t + (a,)"),
+    *("[p, p[:]]", "[q + [], q]", "[p * 1, [p]]", "[p, p][0]"),
 )
 MAPPINGS = (
     *("{}", "dict(k=a)", '{"x": p, "y": d["z"]}', "d", '{**d, "w": 1}', "dict(d, x=b)", "copy.deepcopy(d)"),

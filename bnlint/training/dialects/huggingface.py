@@ -184,6 +184,6 @@ def _decay(config: TrainingConfig, *, whole: bool) -> TrainingConfig:
         else "only LayerNorm and names such as 'norm', '_norm', 'layernorm' and 'rmsnorm' escape: bn1.weight decays"
     )
     source = replace(config.sources["weight_decay"], derivation=why)
-    spared = {} if whole else {"no_decay": SPARED}
-    sources = {**config.sources, **dict.fromkeys(("decay_norm", *spared), source)}
-    return replace(config, decay_norm=True, **spared, sources=sources)
+    stated = ("decay_norm",) if whole else ("decay_norm", "no_decay")
+    sources = {**config.sources, **dict.fromkeys(stated, source)}
+    return replace(config, decay_norm=True, no_decay=None if whole else SPARED, sources=sources)
