@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnlint.source.file import SourceFile
 from bnlint.training.config import TrainingConfig
+from bnlint.training.scaling import frameworks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,6 +62,11 @@ class Context:
     def batch_size(self) -> int:
         """Samples per device in one training forward; `DEFAULT_BATCH_SIZE` when unknown."""
         return self.training.batch_size or DEFAULT_BATCH_SIZE
+
+    @property
+    def frameworks(self) -> frozenset[str]:
+        """The frameworks whose defaults or recipes are among the training facts, by the names of their dialects."""
+        return frameworks(self.training)
 
     @property
     def loads_weights(self) -> bool:
@@ -148,6 +154,10 @@ class Context:
         if layer.affine and not layer.trainable and not layer.functional:
             return True
         return any(fnmatchcase(layer.path, pattern) for pattern in self.training.frozen or ())
+
+    def has_updated_statistics(self, layer: Layer) -> bool:
+        """Whether a layer's running statistics had left their initial values when the model was handed over."""
+        return layer.path in self._capture.updated_statistics
 
     def replace_fact(self, name: str, value: str, *, title: str) -> Fix:
         """A fix that writes another value where a file of the user states a fact; else advice."""

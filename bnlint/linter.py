@@ -87,6 +87,8 @@ def _unmet(need: str, context: Context) -> str | None:
     field = need.removeprefix("training.")
     if getattr(context.training, field) is not None:
         return None
+    if field == "batch_size" and context.training.total_batch_size is not None:
+        field = "world_size"  # which the batch of a device follows from
     words, flag = _STATED_BY.get(field, (field.replace("_", " "), f"{field} in the training file"))
     return f"{words} unknown (give {flag})"
 
@@ -142,10 +144,18 @@ def unsuppressed(found: Iterable[Diagnostic], context: Context, options: Options
 
 
 def _is_ignored(diagnostic: Diagnostic, context: Context, options: Options) -> bool:
-    """Whether the settings leave out this finding in its module, or in its file."""
+    """Whether the settings leave out this finding in its module, or in its file.
+
+    A finding that lists several layers is left out when that holds for every one of them.
+    """
+    layers = diagnostic.data.get("layers")
+    modules = layers if isinstance(layers, list) and layers else [diagnostic.module]
+    if options.ignore_modules and all(
+        isinstance(path, str) and any(fit(code, diagnostic) for code in _codes_at(path, options.ignore_modules))
+        for path in modules
+    ):
+        return True
     codes: list[str] = []
-    if diagnostic.module is not None:
-        codes += _codes_at(diagnostic.module, options.ignore_modules)
     path = diagnostic.location.path if diagnostic.location else context.source.path if context.source else None
     if path is not None and options.file_ignores:
         codes += _codes_at(Path(path).name, options.file_ignores)

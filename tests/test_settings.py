@@ -537,3 +537,22 @@ def test_a_training_file_is_checked_alone_where_there_is_no_model(write: Write, 
     assert named.err == "note: mkdocs.yml is no training file that is known\n"
     by_flag = bnlint("check", "--training", "configs/train.yaml", "--output-format", "concise", cwd=tmp_path)
     assert (by_flag.status, by_flag.out) == (1, named.out)
+
+
+@pytest.mark.parametrize(
+    ("ignored", "shown"),
+    [
+        pytest.param('{ "0" = ["BN103"] }', True, id="the first of its layers"),
+        pytest.param('{ "1" = ["BN1"] }', True, id="the last of its layers"),
+        pytest.param('{ "0" = ["BN1"], "1" = ["tiny-batch-statistics"] }', False, id="each by a pattern of its own"),
+        pytest.param('{ "*" = ["BN103"] }', False, id="all of them"),
+        pytest.param('{ "0" = ["BN103"], "1" = ["BN104"] }', True, id="one of them for another rule"),
+    ],
+)
+def test_a_finding_of_several_layers_is_ignored_when_all_of_them_are(
+    ignored: str, shown: bool, write: Write, tmp_path: Path
+) -> None:
+    write("from torch import nn\n\nmodel = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))\n", "net.py")
+    write(f'select = ["BN103"]\nignore-modules = {ignored}', "bnlint.toml")
+    run = bnlint("check", "net.py", "--input", "3,4,4", "--batch-size", "2", cwd=tmp_path)
+    assert ("BN103" in run.out) is shown

@@ -30,7 +30,7 @@ from bnlint.graph.live_spans import live_span
 from bnlint.graph.model_graph import ForwardError, ModelGraph
 from bnlint.graph.modules import train, walk, walk_parameters
 from bnlint.graph.nested import shapes
-from bnlint.graph.norms import layers_of
+from bnlint.graph.norms import layers_of, running_mean_of
 from bnlint.graph.record import Recorder, forward_error
 from bnlint.graph.spans import span_of_module
 from bnlint.graph.weights import weights_answered
@@ -46,8 +46,9 @@ _LARGE = 200_000_000  # parameters; about a gigabyte of float32
 class Capture:
     """The model of one target and everything recorded of it.
 
-    `model` is in training mode and on the meta device, `modules` holds its modules by path. `rebuild` makes it once
-    more with real values for the second step of the ladder; None where that is not possible.
+    `model` is in training mode and on the meta device, `modules` holds its modules by path. `updated_statistics` are
+    the paths of the modules whose running statistics had left their initial values before. `rebuild` makes the model
+    once more with real values for the second step of the ladder; None where that is not possible.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Capture:
         rebuild: Callable[[], nn.Module] | None = None,
         read_source: Callable[[Path], SourceFile | None] = lambda path: None,
     ) -> None:
+        self.updated_statistics = frozenset(path for path, module in walk(built.model) if _is_updated(module))
         self.model = on_meta(built.model)
         try:
             train(self.model)
@@ -378,6 +380,19 @@ def on_meta(model: nn.Module) -> nn.Module:
 
 def _has_foreign(model: nn.Module) -> bool:
     return not hasattr(model, "_bnlint_span")
+
+
+def _is_updated(module: nn.Module) -> bool:
+    """Whether a norm has running statistics that a training or a checkpoint has set."""
+    mean, count = running_mean_of(module), getattr(module, "num_batches_tracked", None)
+    counted = (count,) if isinstance(count, torch.Tensor) else ()
+    known = [item for item in (mean, *counted) if item is not None and not item.is_meta]
+    if mean is None or any(nn.parameter.is_lazy(item) for item in known):
+        return False
+    try:
+        return any(bool((item != 0).any()) for item in known)
+    except RuntimeError:  # a fake tensor says where it is and holds no values all the same
+        return False
 
 
 def _is_lazy(model: nn.Module) -> bool:

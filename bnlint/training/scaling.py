@@ -11,6 +11,14 @@ from bnlint.training.config import TrainingConfig
 # One eighth of the reference may be missing or too much before anything is said.
 _TOLERANCE = 8
 _MOST_TRIED = 10_000  # batch sizes per device, in search of an exact combination
+_WITHOUT_ACCUMULATION = frozenset(("detectron2", "openpcdet", "paddledetection", "paddleocr"))
+_DOCUMENTED = ("default of ", "recipe of ")
+
+
+def frameworks(training: TrainingConfig) -> frozenset[str]:
+    """The frameworks whose defaults or recipes are among the facts, by the names of their dialects."""
+    texts = [source.text for source in training.sources.values() if source.text.startswith(_DOCUMENTED)]
+    return frozenset(text.partition(" of ")[2] for text in texts)
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,9 @@ class BatchScaling:
 
     `accumulation` counts the forwards of a step, `forward` the samples of one of them (None: unknown);
     `batch_size` and `ranks` are None where only their product is known. `base_rate` is the learning rate for
-    `reference`, `rate` the one that is written down beside it. `origin` says where the reference is stated.
+    `reference`, `rate` the one that is written down beside it. `origin` says where the reference is stated,
+    `devices` what shares a forward ("ranks", or the "devices" of one process). `accumulates` is False for a framework
+    whose training loop knows no accumulation.
     """
 
     samples: int
@@ -31,6 +41,8 @@ class BatchScaling:
     base_rate: float | None = None
     rate: float | None = None
     origin: str = ""
+    devices: str = "ranks"
+    accumulates: bool = True
 
     @classmethod
     def of(cls, training: TrainingConfig) -> BatchScaling | None:
@@ -41,16 +53,19 @@ class BatchScaling:
         ranks = 1 if training.strategy == "none" else training.world_size
         batch, forward = training.batch_size, training.samples_per_forward
         even = batch is not None and ranks is not None and batch * ranks == forward
+        steps = training.gradient_accumulation_steps or 1
         return cls(
             samples=samples,
             reference=reference,
-            accumulation=training.gradient_accumulation_steps or 1,
+            accumulation=steps,
             forward=forward,
             batch_size=batch if even else None,
             ranks=ranks if even else None,
             base_rate=training.reference_learning_rate or training.learning_rate or None,
             rate=training.learning_rate if training.reference_learning_rate else None,
             origin=_origin(training),
+            devices=_devices(training),
+            accumulates=steps > 1 or frameworks(training).isdisjoint(_WITHOUT_ACCUMULATION),
         )
 
     @staticmethod
@@ -58,7 +73,7 @@ class BatchScaling:
         """Why the samples of a step are unknown, for what was not checked."""
         if training.batch_size is None and training.total_batch_size is None:
             return "batch size unknown (give --batch-size)"
-        return "number of ranks unknown (give --world-size)"
+        return f"number of {_devices(training)} unknown (give --world-size)"
 
     @property
     def amount(self) -> str:
@@ -71,7 +86,7 @@ class BatchScaling:
         steps = f" x accumulation {self.accumulation}" if self.accumulation > 1 else ""
         if self.batch_size is None or self.ranks is None:
             return f"{self.forward} over all devices{steps}" if self.forward else "ranks and accumulation counted"
-        over = f"{self.ranks} ranks x {self.batch_size}" if self.ranks > 1 else f"batch size {self.batch_size}"
+        over = f"{self.ranks} {self.devices} x {self.batch_size}" if self.ranks > 1 else f"batch size {self.batch_size}"
         return over + steps
 
     @property
@@ -112,8 +127,10 @@ class BatchScaling:
 
     @property
     def ways(self) -> str:
-        """What may be done, in words: the scaled learning rates, and what reaches the reference."""
-        return "; ".join(filter(None, (self.scaled_rates, self.advice)))
+        """What may be done, in words: the scaled learning rates, the present one, and what reaches the reference."""
+        own = self.rate is not None and self.base_rate is not None and not isclose(self.rate, self.base_rate)
+        present = f", and it is {shown_rate(self.rate or 0)}" if own else ""
+        return "; ".join(filter(None, (self.scaled_rates + present, self.advice)))
 
     @property
     def scaled_by_hand(self) -> bool:
@@ -130,7 +147,7 @@ class BatchScaling:
     def nearest_accumulation(self) -> int | None:
         """The accumulation that brings the samples nearest to the reference, the smaller of two equal ones."""
         forward = self.forward
-        if forward is None:
+        if forward is None or not self.accumulates:
             return None
         below = max(self.reference // forward, 1)
         return min(below, below + 1, key=lambda steps: abs(steps * forward - self.reference))
@@ -139,11 +156,13 @@ class BatchScaling:
     def exact_combinations(self) -> tuple[tuple[int, int], ...]:
         """Batch sizes per device, each with the accumulation that makes exactly the reference, nearest first.
 
-        At most two: the present batch size alone where it will do.
+        At most two: the present batch size alone where it will do. Without accumulation there is one.
         """
         if self.batch_size is None or self.ranks is None or self.reference % self.ranks:
             return ()
         share, present = self.reference // self.ranks, self.batch_size
+        if not self.accumulates:
+            return ((share, 1),)
         tried = range(1, min(share, 8 * present, _MOST_TRIED) + 1)
         sizes = sorted((size for size in tried if share % size == 0), key=lambda size: (abs(size - present), -size))
         return tuple((size, share // size) for size in sizes[: 1 if sizes and sizes[0] == present else 2])
@@ -152,23 +171,28 @@ class BatchScaling:
     def advice(self) -> str:
         """What reaches the reference, in words: the nearest accumulation and the exact combinations."""
         steps = self.nearest_accumulation
-        if steps is None or self.forward is None:
-            return ""
-        made = steps * self.forward
-        if made == self.reference:
-            return f"accumulation {steps} gives exactly {self.reference}"
-        said = f"accumulation {steps} gives {made} ({self.error(made)}), the nearest whole number"
-        if steps == self.accumulation:
-            said = "no other accumulation comes nearer"
-        elif self.reference > self.forward:
-            other = steps + 1 if made < self.reference else steps - 1
-            exact = f"exact would be {self.reference / self.forward:.3g}"
-            said += f" ({exact}; {other} gives {other * self.forward}, {self.error(other * self.forward)})"
+        nearest = "" if steps is None or self.forward is None else self._nearest(steps, self.forward)
+        if steps is not None and steps * (self.forward or 0) == self.reference:
+            return nearest
         over = "batch size " if self.ranks == 1 else f"{self.ranks} x "
         products = [
             f"{over}{size}" + f" x accumulation {count}" * (count > 1) for size, count in self.exact_combinations
         ]
-        return f"{said}; exactly {self.reference}: {' or '.join(products)}" if products else said
+        exactly = f"exactly {self.reference}: {' or '.join(products)}" if products else ""
+        return "; ".join(filter(None, (nearest, exactly)))
+
+    def _nearest(self, steps: int, forward: int) -> str:
+        made = steps * forward
+        if made == self.reference:
+            return f"accumulation {steps} gives exactly {self.reference}"
+        if steps == self.accumulation:
+            return "no other accumulation comes nearer"
+        said = f"accumulation {steps} gives {made} ({self.error(made)}), the nearest whole number"
+        if self.reference <= forward:
+            return said
+        other = steps + 1 if made < self.reference else steps - 1
+        exact = f"exact would be {self.reference / forward:.3g}"
+        return f"{said} ({exact}; {other} gives {other * forward}, {self.error(other * forward)})"
 
     @property
     def data(self) -> dict[str, Any]:
@@ -189,7 +213,7 @@ class BatchScaling:
             "nearest_accumulation": steps,
             "nearest_samples": nearest,
             "nearest_error": None if nearest is None else round(nearest / self.reference - 1, 4),
-            "exact_accumulation": None if self.forward is None else _rounded(self.reference / self.forward),
+            "exact_accumulation": None if nearest is None else _rounded(self.reference / (self.forward or 1)),
             "exact_combinations": [
                 {"batch_size": size, "gradient_accumulation_steps": count} for size, count in self.exact_combinations
             ],
@@ -200,8 +224,12 @@ def _origin(training: TrainingConfig) -> str:
     source = training.sources.get("reference_batch_size")
     if source is None or source.text.startswith("--"):
         return training.key("reference_batch_size")
-    words = source.derivation if source.default else training.key("reference_batch_size")
+    words = ", ".join(filter(None, (source.key, source.derivation)))
     return f"{source.text}: {words}" if words else source.text
+
+
+def _devices(training: TrainingConfig) -> str:
+    return "devices" if training.strategy == "dp" else "ranks"
 
 
 def _rounded(number: float | None) -> float | None:

@@ -40,7 +40,9 @@ class RaggedLastBatch(Rule):
 
     A loader without `drop_last` gives every sample, so 257 rows in batches of 64 end in a batch of 1. With
     several ranks each gets `ceil(samples / ranks)` of them, because the distributed sampler pads. `DataParallel`
-    cuts the last batch of the process over its devices: 6 samples on 8 of them are six pieces of 1.
+    cuts the last batch of the process over its devices: 6 samples on 8 of them are six pieces of 1. Accelerate,
+    and the Hugging Face Trainer with it, fill the last batch of several ranks up with samples of the epoch's
+    beginning (`even_batches`): no batch is ragged then.
 
     ## Why it matters
 
@@ -154,6 +156,25 @@ class RaggedLastBatch(Rule):
             training={"loaders": [{"name": "labelled", "dataset_size": 209, "drop_last": False}]},
             note="the batch size of the loader is unknown",
         ),
+        Valid(
+            MLP,
+            inputs=((4,),),
+            training={
+                "batch_size": 64,
+                "world_size": 2,
+                "strategy": "ddp",
+                "dataset_size": 130,
+                "drop_last": False,
+                "even_batches": True,
+            },
+            note="Accelerate fills the last batch of each of 2 ranks up: 65 samples are 64 and 64",
+        ),
+        Valid(
+            MLP,
+            inputs=((4,),),
+            training={"batch_size": 64, "strategy": "ddp", "drop_last": False, "even_batches": True},
+            note="how many ranks there are is unknown: two or more have no ragged batch",
+        ),
         Valid(MLP, inputs=((4,),), training={"batch_size": 16, "dataset_size": 209}, note="drop_last is unknown"),
         Valid(
             MLP,
@@ -191,6 +212,35 @@ class RaggedLastBatch(Rule):
             modules=("1",),
             message="number of samples is unknown",
             note="some data set size leaves one sample",
+        ),
+        Invalid(
+            MLP,
+            inputs=((4,),),
+            training={
+                "batch_size": 64,
+                "world_size": 1,
+                "dataset_size": 257,
+                "drop_last": False,
+                "even_batches": True,
+            },
+            modules=("1",),
+            message="257 = 4 x 64 + 1",
+            note="a single rank has nothing to be even with: its last batch stays as it is",
+        ),
+        Invalid(
+            MLP,
+            inputs=((4,),),
+            training={
+                "batch_size": 8,
+                "world_size": 8,
+                "strategy": "dp",
+                "dataset_size": 70,
+                "drop_last": False,
+                "even_batches": True,
+            },
+            modules=("1",),
+            message="6 pieces of 1",
+            note="DataParallel is one process, whose loader nobody fills up",
         ),
         Invalid(
             """\
@@ -284,12 +334,15 @@ model = GhostBatchNorm()
         if unknown or loader.batch_size is None:
             yield self.not_checked(prefix + unknown)
             return
-        if samples is not None and facts.world_size is None and facts.strategy in ("ddp", "fsdp", "deepspeed"):
+        spread = facts.strategy in ("ddp", "fsdp", "deepspeed")
+        if spread and facts.world_size is None and (samples is not None or facts.even_batches):
             yield self.not_checked(f"{prefix}number of ranks unknown (give --world-size)")
             return
         devices = facts.world_size or 1
         batch = loader.batch_size * (devices if facts.strategy == "dp" else 1)  # of one process
         ranks = 1 if facts.strategy in ("dp", "none") else devices
+        if facts.even_batches and ranks > 1:
+            return
         last = 1 if samples is None else -(-samples // ranks) % batch
         if last == 0:
             return

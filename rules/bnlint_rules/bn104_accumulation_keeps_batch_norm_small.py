@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from bnlint.api import (
     ENOUGH_SAMPLES,
+    BatchScaling,
     Context,
     Diagnostic,
     Fix,
@@ -70,7 +71,7 @@ class AccumulationKeepsBatchNormSmall(Rule):
     code = "BN104"
     name = "accumulation-keeps-batch-norm-small"
     severity = Severity.WARNING
-    needs = ("modules", "training.batch_size", "training.gradient_accumulation_steps")
+    needs = ("modules",)  # with 8 samples or more it does not matter whether accumulation is known
 
     valid = (
         Valid(
@@ -114,6 +115,13 @@ class AccumulationKeepsBatchNormSmall(Rule):
             training={"batch_size": 2, "gradient_accumulation_steps": 8},
             note="a norm that the model keeps in eval mode uses its running statistics",
         ),
+        Valid(MODEL, training={"batch_size": 8}, note="8 samples are enough, whatever the accumulation is"),
+        Valid(MODEL, training={"batch_size": 3}, note="unknown whether gradients are accumulated"),
+        Valid(
+            MODEL,
+            training={"total_batch_size": 16, "gradient_accumulation_steps": 2},
+            note="the batch size per device is unknown, because the number of ranks is",
+        ),
     )
     invalid = (
         Invalid(
@@ -154,36 +162,53 @@ class AccumulationKeepsBatchNormSmall(Rule):
             message="20 samples (10 over all devices x 2), but 1 batch norm still takes its statistics from 3",
             note="DataParallel makes 3, 3, 3 and 1 of 10 samples",
         ),
+        Invalid(
+            MODEL,
+            training={"batch_size": 3, "world_size": 4, "strategy": "dp", "gradient_accumulation_steps": 2},
+            modules=("1",),
+            message="24 samples (4 devices x 3 x 2)",
+            note="DataParallel has devices, and one rank",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
         training = context.training
-        batch, steps = context.batch_size, training.gradient_accumulation_steps or 1
-        if steps == 1:
+        batch, steps = training.batch_size, training.gradient_accumulation_steps
+        layers = [
+            layer for layer in context.batch_norms(training=True) if not layer.custom and not context.frozen(layer)
+        ]
+        if steps == 1 or not layers:
+            return
+        reasons = [] if steps is not None else ["gradient accumulation unknown (give --accumulate)"]
+        if batch is None:
+            yield self.not_checked(", ".join([BatchScaling.missing(training), *reasons]))
             return
         small: list[tuple[int, Layer]] = []
         undecided: list[Layer] = []
-        for layer in context.batch_norms(training=True):
+        for layer in layers:
             ranks = context.ranks(layer)
-            if layer.custom or context.frozen(layer) or batch * (ranks or 1) >= ENOUGH_SAMPLES:
+            if batch * (ranks or 1) >= ENOUGH_SAMPLES:
                 continue
             if ranks is None:
                 undecided.append(layer)
             else:
                 small.append((batch * ranks, layer))
         if undecided:
-            yield self.not_checked(f"number of ranks unknown (give --world-size) for {listed(undecided)}")
-        if not small:
+            reasons.append(f"number of ranks unknown (give --world-size) for {listed(undecided)}")
+        if reasons and (small or undecided):
+            yield self.not_checked(", ".join(reasons))
+        if not small or steps is None:
             return
 
         samples = min(count for count, _ in small)
         layers = [layer for _, layer in small]
         total = training.samples_per_step
         ranks = 1 if total is None or training.strategy == "none" else training.world_size or 1
-        terms = f"{ranks} ranks x {batch} x {steps}" if ranks > 1 else f"{batch} x {steps}"
+        noun = "device" if training.strategy == "dp" else "rank"
+        terms = f"{ranks} {noun}s x {batch} x {steps}" if ranks > 1 else f"{batch} x {steps}"
         if total is not None and ranks * batch * steps != total:  # DataParallel's pieces differ in size
             terms = f"{training.samples_per_forward} over all devices x {steps}"
-        step = f"{batch * steps} samples of each rank" if total is None else f"{total} samples"
+        step = f"{batch * steps} samples of each {noun}" if total is None else f"{total} samples"
         norms = "1 batch norm still takes its" if len(layers) == 1 else f"{len(layers)} batch norms still take their"
         over = f" (SyncBatchNorm over {samples // batch} ranks)" if samples > batch else ""
         key = training.key("gradient_accumulation_steps")

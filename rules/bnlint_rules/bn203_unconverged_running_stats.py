@@ -28,7 +28,8 @@ class UnconvergedRunningStats(Rule):
 
     Updates are the training forwards of the layer: the batches of all epochs, or `max_steps` times the
     accumulation, times the calls of the layer in one forward. Silent for a run that starts from pretrained
-    weights (stated, or asked for by the model when it is built), that recomputes the statistics afterwards
+    weights (stated, or asked for by the model when it is built), for layers of a live model that were updated
+    before it was handed over (`bnlint.check(model)` after some training), for a run that recomputes the statistics
     (stochastic weight averaging), for `momentum=None` (a cumulative average has no initial share), for momentum 0
     (BN202) and for frozen layers. With the number of ranks unknown one is assumed, which makes the most updates.
 
@@ -201,7 +202,7 @@ model = Finetuned
         if training.pretrained or context.loads_weights or training.weight_averaging == "swa":
             return
         layers = [layer for layer in context.updating_norms() if (layer.momentum or 0) > 0]
-        layers = [layer for layer in layers if not context.frozen(layer)]
+        layers = [layer for layer in layers if not context.frozen(layer) and not context.has_updated_statistics(layer)]
         if not layers:
             return
         length = _forwards(training)

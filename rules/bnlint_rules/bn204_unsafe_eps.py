@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from bnlint.api import Context, Diagnostic, Invalid, Layer, NotChecked, Rule, Severity, Valid
 
 SMALLEST_HALF_PRECISION_EPS = 1e-6
+LARGEST_HALF = 65504.0
+LOSS_SCALE = 65536.0  # with which torch.amp.GradScaler starts
 HALF_PRECISIONS = ("fp16-mixed", "fp16")
 
 
@@ -20,9 +22,11 @@ class UnsafeEps(Rule):
     With eps of zero or less PyTorch's batch norm raises `batch_norm eps must be positive during training`,
     and LayerNorm and GroupNorm return NaN for a constant input.
 
-    A dead channel has variance 0, and its gradient is multiplied by `1 / sqrt(eps)`. In float16 training an
-    eps below 1e-6 lets that product pass 65504 and overflow, so the gradient becomes infinite. bfloat16 has
-    the range of float32 and is safe. LayerNorm's customary 1e-12 is not reported.
+    A dead channel has variance 0, and its gradient is multiplied by `1 / sqrt(eps)`. In float16 training that
+    gradient carries the loss scale already, 65536 in the first steps of a `GradScaler`. With an eps of 1e-8 the
+    two make 6.6e8, so a gradient of 1e-4 is beyond float16's largest number, 65504, and becomes infinite: the
+    step is skipped and the loss scale halved, again and again. With 1e-5 it takes 3.2e-3. bfloat16 has the
+    range of float32 and is safe. LayerNorm's customary 1e-12 is not reported.
 
     ## Fix safety
 
@@ -85,7 +89,10 @@ class UnsafeEps(Rule):
             "model = nn.BatchNorm2d(8, eps=1e-8)",
             training={"precision": "fp16-mixed"},
             fixed="model = nn.BatchNorm2d(8, eps=1e-5)",
-            message="overflows float16",
+            message=(
+                "the gradient is multiplied by 1/sqrt(eps) = 1e+04 and by the loss scale (65536 at first): "
+                "from 0.0001 on it overflows float16 (65504)"
+            ),
         ),
     )
 
@@ -104,14 +111,22 @@ class UnsafeEps(Rule):
                 layer,
                 f"eps={layer.eps:g}: {_without_guard(layer)}"
                 if layer.eps <= 0
-                else f"eps={layer.eps:g} under {precision}: on a constant channel the gradient scale "
-                f"1/sqrt(eps) = {1 / math.sqrt(layer.eps):.3g} overflows float16",
+                else f"eps={layer.eps:g} under {precision}: {_overflow(layer.eps)}",
                 severity=Severity.ERROR if layer.eps <= 0 else None,
                 data={"eps": layer.eps},
                 fix=layer.replace_argument("eps", "1e-5", title="Use eps=1e-5"),
             )
         if undecided:
             yield self.not_checked(f"precision unknown, and {undecided} batch norms have an eps below 1e-6")
+
+
+def _overflow(eps: float) -> str:
+    factor = 1 / math.sqrt(eps)
+    return (
+        f"on a constant channel the gradient is multiplied by 1/sqrt(eps) = {factor:.3g} and by the loss scale "
+        f"({LOSS_SCALE:.0f} at first): from {LARGEST_HALF / (factor * LOSS_SCALE):.2g} on it overflows float16 "
+        f"({LARGEST_HALF:.0f})"
+    )
 
 
 def _without_guard(layer: Layer) -> str:

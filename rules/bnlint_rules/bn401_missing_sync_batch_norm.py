@@ -8,6 +8,23 @@ from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Seve
 
 ENOUGH_PER_DEVICE = 16
 MODEL = "model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))"
+SCRIPT = """\
+model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+
+
+def train(dataset):
+    from lightning import Trainer
+
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True, drop_last=True)
+    Trainer(devices=8, strategy="ddp", sync_batchnorm={flag}).fit(model, loader)
+"""
+# How a framework that has no flag of true and false is told to synchronise.
+WRITTEN = {
+    "detectron2": "Write NORM: SyncBN for the parts of MODEL, such as MODEL.RESNETS.NORM and MODEL.FPN.NORM",
+    "mmdet2": "Write type='SyncBN' in the norm_cfg of the model",
+    "mmengine": "Write sync_bn='torch' in the configuration",
+    "paddledetection": "Write norm_type: sync_bn",
+}
 
 
 class MissingSyncBatchNorm(Rule):
@@ -32,8 +49,8 @@ class MissingSyncBatchNorm(Rule):
     ## Fix safety
 
     Unsafe: training changes, and a conversion loses what subclasses of batch norm add (BN403). There is an edit
-    where the configuration states the framework's own flag as false. Otherwise it is advice: convert before
-    the wrap, `model = nn.SyncBatchNorm.convert_sync_batchnorm(model)`.
+    where the configuration states the framework's own flag as false. Otherwise it is advice: what the framework
+    wants to be told, or a conversion before the wrap, `model = nn.SyncBatchNorm.convert_sync_batchnorm(model)`.
 
     ## References
 
@@ -46,6 +63,7 @@ class MissingSyncBatchNorm(Rule):
     name = "missing-sync-batch-norm"
     severity = Severity.WARNING
     needs = ("modules", "training.batch_size")
+    fixable = True
 
     valid = (
         Valid(
@@ -143,6 +161,13 @@ model = FrozenBackbone()
             message="1 batch norm",
             note="a part of the model was converted",
         ),
+        Invalid(
+            SCRIPT.format(flag=False),
+            fixed=SCRIPT.format(flag=True),
+            modules=("1",),
+            message="4 samples of each of 8 ranks (ddp)",
+            note="the script states the flag as false",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
@@ -196,9 +221,14 @@ model = FrozenBackbone()
 
 
 def _fix(context: Context) -> Fix:
-    """The framework's own flag where the configuration or the framework's defaults name one."""
+    """What the framework wants to be told, its own flag where the facts name one, else the conversion."""
     training = context.training
     source = training.sources.get("sync_batchnorm")
+    written = [title for framework, title in WRITTEN.items() if framework in context.frameworks]
+    if written:
+        return Fix(written[0])
+    if source is not None and source.key == "convert_sync_batchnorm":
+        return Fix(f"Run the conversion at {source.text}, which this run leaves out")
     if source is None or source.key is None:
         return Fix("Convert before the wrap: model = nn.SyncBatchNorm.convert_sync_batchnorm(model)")
     python = source.span is not None and source.span.path.endswith(".py")

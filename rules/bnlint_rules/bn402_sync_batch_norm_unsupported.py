@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from bnlint.api import (
     NotChecked,
     Rule,
     Severity,
+    Span,
     TrainingConfig,
     Valid,
     listed,
 )
 
+CONVERTED = "converted"
 _WITH_GROUP = ("ddp", "fsdp", "deepspeed")  # strategies that initialise a process group, also for one process
 
 
@@ -58,7 +61,8 @@ class SyncBatchNormUnsupported(Rule):
     With a process group it still raises on the CPU.
 
     `sync_batchnorm` in the configuration counts like SyncBatchNorm in the model, for the layers that
-    `convert_sync_batchnorm` converts. Layers in eval mode do not synchronise and only count under
+    `convert_sync_batchnorm` converts. There is one finding for each line that constructs a SyncBatchNorm, and one
+    for all layers that were converted: they have one cause. Layers in eval mode do not synchronise and only count under
     DistributedDataParallel on the CPU, which refuses them as well.
 
     ## Fix safety
@@ -147,6 +151,26 @@ model = Frozen()
             note="the configuration converts: one finding for all layers",
         ),
         Invalid(
+            """\
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.BatchNorm2d(8)
+        self.second = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+model = nn.SyncBatchNorm.convert_sync_batchnorm(Net())
+""",
+            training={"strategy": "none"},
+            inputs=((8, 4, 4),),
+            modules=("first",),
+            message="in 2 layers (first, second, converted",
+            note="the program converts: one finding for all layers",
+        ),
+        Invalid(
             "model = nn.Sequential(nn.SyncBatchNorm(8), nn.SyncBatchNorm(8))",
             training={"strategy": "ddp", "world_size": 1, "device": "cpu"},
             inputs=((8, 4, 4),),
@@ -215,12 +239,16 @@ model = Frozen()
         if outcome is None:
             return
         run = training.span("device", "strategy", "world_size")
-        places: dict[object, list[Layer]] = defaultdict(list)
+        places: dict[Span | str | None, list[Layer]] = defaultdict(list)
         for layer in layers:
-            places[layer.span or layer.path if layer.sync else None].append(layer)
+            places[CONVERTED if _is_converted(layer, context) else layer.span].append(layer)
         for place, group in places.items():
-            converted = place is None
-            by = f", converted by {training.key('sync_batchnorm')}" if converted else ""
+            converted = place == CONVERTED and bool(training.sync_batchnorm)
+            by = (
+                f", converted by {training.key('sync_batchnorm')}"
+                if converted
+                else ", converted" * (place == CONVERTED)
+            )
             yield self.diagnostic(
                 (training.span("sync_batchnorm", "strategy", "world_size", "device") if converted else None)
                 or group[0],
@@ -242,6 +270,17 @@ model = Frozen()
 
 def _synchronised(layer: Layer, training: TrainingConfig) -> bool:
     return layer.sync or (bool(training.sync_batchnorm) and not layer.custom)
+
+
+def _is_converted(layer: Layer, context: Context) -> bool:
+    """Whether a SyncBatchNorm was a plain batch norm; its place is then the conversion or the old constructor."""
+    span = layer.span
+    source = None if span is None else context.read_source(span.path)
+    if not layer.sync or span is None or source is None:
+        return not layer.sync
+    call = source.call_at(span.line, span.column, span.end_line, span.end_column)
+    name = "" if call is None else ast.unparse(call.func).rpartition(".")[2]
+    return name.startswith(("BatchNorm", "convert_sync"))
 
 
 def _refused_in_any_mode(training: TrainingConfig) -> bool:

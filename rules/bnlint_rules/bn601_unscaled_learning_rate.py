@@ -19,6 +19,19 @@ from bnlint.api import (
 )
 
 MODEL = "model = nn.Linear(4, 2)"
+SCRIPT = """\
+model = nn.Linear(4, 2)
+
+
+def train(dataset):
+    loader = torch.utils.data.DataLoader(dataset, batch_size=3, shuffle=True, drop_last=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr={rate})
+    for x, y in loader:
+        loss = F.cross_entropy(nn.parallel.DistributedDataParallel(model)(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+"""
 
 
 class UnscaledLearningRate(Rule):
@@ -34,7 +47,8 @@ class UnscaledLearningRate(Rule):
     rate it moves four times as far per sample, with noisier gradients. Linear scaling multiplies the learning
     rate by the ratio of the batches (SGD), square-root scaling by its root (the variance of the gradient;
     recommended for Adam and its relatives). Gradient accumulation restores the batch instead, within whole
-    numbers. Batch norm sees neither: BN103 and BN104.
+    numbers; it is not advised to users of frameworks that have none (Detectron2, OpenPCDet, PaddleDetection,
+    PaddleOCR). Batch norm sees neither: BN103 and BN104.
 
     The rule is silent where the framework scales the learning rate itself, and where the learning rate differs
     from the reference's and lies between the two scaled values, 12.5 % allowed. A framework that leaves the
@@ -62,6 +76,7 @@ class UnscaledLearningRate(Rule):
     name = "unscaled-learning-rate"
     severity = Severity.WARNING
     needs = ("training.reference_batch_size",)
+    fixable = True
 
     valid = (
         Valid(
@@ -225,6 +240,31 @@ class UnscaledLearningRate(Rule):
                 "learning_rate": 2e-4,
             },
             note="the learning rate of the reference was not touched",
+        ),
+        Invalid(
+            MODEL,
+            training={
+                "batch_size": 128,
+                "strategy": "none",
+                "reference_batch_size": 256,
+                "reference_learning_rate": 0.1,
+                "learning_rate": 0.4,
+            },
+            message="linear scaling makes 0.05 of 0.1, square-root scaling 0.0707, and it is 0.4; accumulation 2",
+            note="scaled the wrong way",
+        ),
+        Invalid(
+            MODEL,
+            training={"batch_size": 8, "world_size": 2, "strategy": "dp", "reference_batch_size": 64},
+            message="16 samples (2 devices x 8)",
+            note="DataParallel has devices, and one rank",
+        ),
+        Invalid(
+            SCRIPT.format(rate="2e-4"),
+            training={"world_size": 4, "reference_batch_size": 32, "reference_learning_rate": 2e-4},
+            fixed=SCRIPT.format(rate="7.5e-5"),
+            message="12 samples (4 ranks x 3)",
+            note="the learning rate stands in the script",
         ),
         Invalid(
             MODEL,

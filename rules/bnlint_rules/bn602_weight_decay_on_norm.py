@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Valid, listed
+from bnlint.api import Context, Diagnostic, Fix, Invalid, Layer, NotChecked, Rule, Severity, Valid, listed
 
 
 class WeightDecayOnNorm(Rule):
@@ -19,7 +20,9 @@ class WeightDecayOnNorm(Rule):
     information.
 
     The rule speaks when `decay_norm` is known to be true: stated in the training file, seen in the parameter
-    groups of a script, or what the framework does. Frozen norms and norms without parameters do not count.
+    groups of a script, or what the framework does. Frozen norms and norms without parameters do not count, nor
+    do those that the framework spares by their class or their name (`no_decay`): the Hugging Face Trainer decays
+    a `bn1` and leaves a LayerNorm and a `norm` alone.
 
     ## Fix safety
 
@@ -68,6 +71,28 @@ class WeightDecayOnNorm(Rule):
             inputs=((3, 4, 4),),
             note="the optimiser skips parameters without gradient",
         ),
+        Valid(
+            """\
+class Scaled(nn.LayerNorm):
+    pass
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = Scaled(4)
+        self.out_norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.out_norm(self.first(x))
+
+
+model = Block()
+""",
+            training={"weight_decay": 0.05, "decay_norm": True, "no_decay": ["LayerNorm", "*_norm"]},
+            inputs=((3, 4, 4),),
+            note="a subclass of a spared class and a spared name: no norm is left",
+        ),
     )
     invalid = (
         Invalid(
@@ -84,6 +109,14 @@ class WeightDecayOnNorm(Rule):
             modules=("1",),
             note="how strong the decay is does not matter",
         ),
+        Invalid(
+            "model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Flatten(), nn.LayerNorm(128))",
+            training={"weight_decay": 0.05, "decay_norm": True, "no_decay": ["LayerNorm", "*.norm"]},
+            inputs=((3, 4, 4),),
+            modules=("1",),
+            message="16 parameters of 1 norm. Layers: 1",
+            note="the LayerNorm is spared, the batch norm of 8 channels is not",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
@@ -92,6 +125,7 @@ class WeightDecayOnNorm(Rule):
         if decay == 0 or training.decay_norm is False:
             return
         layers = [layer for layer in context.norms() if layer.parameters and not context.frozen(layer)]
+        layers = [layer for layer in layers if not _is_spared(layer, training.no_decay or ())]
         if not layers:
             return
         if training.decay_norm is None:
@@ -116,3 +150,9 @@ class WeightDecayOnNorm(Rule):
             },
             fix=Fix("Put the parameters of norms, with the biases, in an optimiser group with weight_decay=0"),
         )
+
+
+def _is_spared(layer: Layer, patterns: tuple[str, ...]) -> bool:
+    """Whether the optimiser leaves a norm out of the decay, by the name of its class or by its path."""
+    classes = {base.__name__ for base in type(layer.module).__mro__}
+    return any(pattern in classes or fnmatchcase(layer.path, pattern) for pattern in patterns)

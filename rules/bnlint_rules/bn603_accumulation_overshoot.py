@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 from bnlint.api import BatchScaling, Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Valid
 
 MODEL = "model = nn.Linear(4, 2)"
+ACCELERATE = """\
+model = nn.Linear(4, 2)
+
+
+def train(dataset):
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(gradient_accumulation_steps={steps})
+    loader = torch.utils.data.DataLoader(dataset, batch_size=3, shuffle=True, drop_last=True)
+    net, optimizer, loader = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=2e-4), loader)
+    for x, y in loader:
+        with accelerator.accumulate(net):
+            accelerator.backward(F.cross_entropy(net(x), y))
+            optimizer.step()
+            optimizer.zero_grad()
+"""
+LOOP = """\
+model = nn.Linear(4, 2)
+
+
+def train(dataset):
+    loader = torch.utils.data.DataLoader(dataset, batch_size=3, shuffle=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2e-4)
+    for i, (x, y) in enumerate(loader):
+        loss = F.cross_entropy(model(x), y){divided}
+        loss.backward()
+        if (i + 1) % {steps} == 0 or i + 1 == len(loader):
+            optimizer.step()
+            optimizer.zero_grad()
+"""
 FACT = "gradient_accumulation_steps"
 
 
@@ -30,7 +61,8 @@ class AccumulationOvershoot(Rule):
     ## Fix safety
 
     Unsafe: the fix writes the nearest whole number over the literal in the configuration, which changes
-    training. There is no edit for a computed value, nor where no other number comes nearer.
+    training. There is no edit for a computed value, where no other number comes nearer, nor where a script
+    writes the same number down again, as in `loss / 8` beside `(i + 1) % 8`: the two must change together.
 
     ## References
 
@@ -44,6 +76,7 @@ class AccumulationOvershoot(Rule):
     name = "accumulation-overshoot"
     severity = Severity.WARNING
     needs = ("training.reference_batch_size",)
+    fixable = True
 
     valid = (
         Valid(
@@ -181,6 +214,26 @@ class AccumulationOvershoot(Rule):
             message="accumulation 2 (effective_batch_size) makes an optimiser step of 64 samples",
             note="accumulation that nobody states: it follows from the three sizes",
         ),
+        Invalid(
+            ACCELERATE.format(steps=8),
+            training={"world_size": 4, "reference_batch_size": 32},
+            fixed=ACCELERATE.format(steps=3),
+            message="accumulation 8 (Accelerator.gradient_accumulation_steps) makes an optimiser step of 96 samples",
+            note="the number stands in the script",
+        ),
+        Invalid(
+            LOOP.format(steps=8, divided=""),
+            training={"world_size": 4, "reference_batch_size": 32},
+            fixed=LOOP.format(steps=3, divided=""),
+            message="accumulation 8 makes an optimiser step of 96 samples",
+            note="the number stands in the loop of the script",
+        ),
+        Invalid(
+            LOOP.format(steps=8, divided=" / 8"),
+            training={"world_size": 4, "reference_batch_size": 32},
+            message="accumulation 8 makes an optimiser step of 96 samples",
+            note="the loss is divided by the same number: to change one of the two would scale the gradient",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
@@ -195,10 +248,11 @@ class AccumulationOvershoot(Rule):
         if not scaling.overshoots or scaling.scaled_by_hand:
             return
         key = training.key(FACT)
+        named = "" if key == "accumulation" else f" ({key})"  # what a script's own loop is called
         times = f"{scaling.samples / scaling.reference:.3g} times ({scaling.error(scaling.samples)})"
         yield self.diagnostic(
             training.span(FACT, "effective_batch_size", "reference_batch_size"),
-            f"accumulation {scaling.accumulation} ({key}) makes an optimiser step of {scaling.samples} samples "
+            f"accumulation {scaling.accumulation}{named} makes an optimiser step of {scaling.samples} samples "
             f"({scaling.terms}), {times} the {scaling.reference} that the learning rate was tuned for "
             f"({scaling.origin}): {scaling.ways}",
             data={**scaling.data, "key": key, "source": training.origin(FACT)},
@@ -217,4 +271,31 @@ def _fix(context: Context, scaling: BatchScaling) -> Fix:
         return Fix(f"Choose {key} so that the accumulation becomes {nearest} ({samples})")
     if total is not None:  # stated beside it: to change one of the two alone would contradict the other
         return Fix(f"Set {key} to {nearest} and {context.training.key('effective_batch_size')} to {nearest * forward}")
+    if _stands_twice(context, scaling.accumulation):
+        return Fix(f"Set {key} to {nearest}, in every place of the loop that has the number {scaling.accumulation}")
     return context.replace_fact(FACT, f"{nearest}", title=f"Set {key} to {nearest}")
+
+
+def _stands_twice(context: Context, steps: int) -> bool:
+    """Whether a script calculates with the accumulation in another place too, as in `loss / 8` and `i % 8 == 7`."""
+    span = context.training.span(FACT)
+    source = None if span is None else context.read_source(span.path)
+    if span is None or source is None:
+        return False
+    return any(
+        isinstance(number, ast.Constant) and number.value in same and source.span_of(number) != span
+        for node in ast.walk(source.tree)
+        for number, same in _operands(node, steps)
+    )
+
+
+def _operands(node: ast.AST, steps: int) -> list[tuple[ast.expr, tuple[float, ...]]]:
+    """The operands of a calculation or comparison, each with the numbers that mean the accumulation there."""
+    match node:
+        case ast.BinOp(left=left, right=right, op=ast.Div() | ast.Mult() | ast.Mod() | ast.FloorDiv()):
+            return [(operand, (steps, 1 / steps)) for operand in (left, right)]
+        case ast.AugAssign(value=value, op=ast.Div() | ast.Mult()):
+            return [(value, (steps, 1 / steps))]
+        case ast.Compare(comparators=comparators):
+            return [(operand, (steps, steps - 1)) for operand in comparators]
+    return []

@@ -190,3 +190,123 @@ def test_an_accumulation_bound_to_other_sizes_is_not_edited_alone(text: str, adv
     assert found.fix is not None
     assert found.fix.title == advice
     assert not found.fix.edits
+
+
+DETECTRON2 = """\
+MODEL:
+  META_ARCHITECTURE: GeneralizedRCNN
+  RESNETS: {NORM: BN}
+SOLVER:
+  IMS_PER_BATCH: 16
+  BASE_LR: 0.02
+"""
+MMENGINE = """\
+model = dict(type='EncoderDecoder', backbone=dict(type='ResNet', norm_cfg=dict(type='BN')))
+train_dataloader = dict(batch_size=2, num_workers=2)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3)
+"""
+MMDET2 = """\
+model = dict(type='FasterRCNN', backbone=dict(type='ResNet', norm_cfg=dict(type='BN')))
+data = dict(samples_per_gpu=2, workers_per_gpu=2)
+optimizer = dict(type='SGD', lr=0.02)
+runner = dict(type='EpochBasedRunner', max_epochs=12)
+"""
+PADDLE = """\
+Global: {use_gpu: true, epoch_num: 10, use_sync_bn: false}
+Optimizer:
+  name: Adam
+  lr: {learning_rate: 0.002}  # (8*8c)
+Train:
+  loader: {batch_size_per_card: 8, drop_last: true}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "file", "advice", "written"),
+    [
+        pytest.param(
+            DETECTRON2,
+            "train.yaml",
+            "Write NORM: SyncBN for the parts of MODEL, such as MODEL.RESNETS.NORM and MODEL.FPN.NORM",
+            None,
+            id="detectron2",
+        ),
+        pytest.param(MMENGINE, "train.py", "Write sync_bn='torch' in the configuration", None, id="mmengine"),
+        pytest.param(MMDET2, "train.py", "Write type='SyncBN' in the norm_cfg of the model", None, id="mmdet2"),
+        pytest.param(
+            PADDLE, "train.yml", "Turn on synchronised batch norm with Global.use_sync_bn", "true", id="paddleocr"
+        ),
+    ],
+)
+def test_synchronisation_is_asked_for_in_the_words_of_the_framework(
+    text: str, file: str, advice: str, written: str | None, tmp_path: Path
+) -> None:
+    target = tmp_path / "net.py"
+    target.write_text(MODEL)
+    (tmp_path / file).write_text(text)
+    (found,) = findings("BN401", tmp_path / file, target, world_size=8, strategy="ddp", inputs=[[3, 3, 3]])
+    assert found.fix is not None
+    assert found.fix.title == advice
+    assert [edit.text for edit in found.fix.edits] == ([] if written is None else [written])
+
+
+def test_a_conversion_that_the_script_leaves_out_is_not_advised_once_more(tmp_path: Path) -> None:
+    target = tmp_path / "net.py"
+    target.write_text(
+        f"{MODEL}SYNC = False\n\n\ndef train(dataset):\n"
+        "    net = nn.SyncBatchNorm.convert_sync_batchnorm(model) if SYNC else model\n"
+        "    net = nn.parallel.DistributedDataParallel(net)\n"
+        "    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)\n"
+        "    for x, y in torch.utils.data.DataLoader(dataset, batch_size=4, drop_last=True):\n"
+        "        nn.functional.cross_entropy(net(x), y).backward()\n"
+        "        optimizer.step()\n"
+    )
+    options = Options(facts={"world_size": 8, "inputs": [[3, 3, 3]]}, debug=True)
+    (result,) = check_target(f"{target}:model", options, (RULES["BN401"],))
+    (found,) = result.diagnostics
+    assert found.fix is not None
+    assert found.fix.title.startswith("Run the conversion at ")
+    assert found.fix.title.endswith("net.py:9, which this run leaves out")
+
+
+def test_a_reference_from_a_comment_is_said_with_the_comment_and_without_accumulation(tmp_path: Path) -> None:
+    file = tmp_path / "train.yml"
+    file.write_text(PADDLE)
+    (found,) = findings("BN601", file, world_size=2)
+    assert "16 samples (2 ranks x 8), -75 % against the 64 that the learning rate was tuned for" in found.message
+    assert "train.yml:4: Optimizer.lr.learning_rate, 64 by the comment '" in found.message
+    assert "linear scaling makes 5e-4 of 0.002, square-root scaling 0.001; exactly 64: 2 x 32" in found.message
+    assert "accumulation" not in found.message
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        pytest.param({"batch_size": 8}, [], id="enough, whatever the accumulation is"),
+        pytest.param({"batch_size": 3}, ["gradient accumulation unknown (give --accumulate)"], id="accumulation"),
+        pytest.param({"batch_size": 3, "gradient_accumulation_steps": 1}, [], id="none"),
+        pytest.param(
+            {"total_batch_size": 16, "strategy": "ddp", "gradient_accumulation_steps": 2},
+            ["number of ranks unknown (give --world-size)"],
+            id="ranks",
+        ),
+        pytest.param(
+            {"total_batch_size": 16, "strategy": "dp"},
+            ["number of devices unknown (give --world-size), gradient accumulation unknown (give --accumulate)"],
+            id="devices and accumulation",
+        ),
+        pytest.param(
+            {"gradient_accumulation_steps": 2}, ["batch size unknown (give --batch-size)"], id="nothing of the batch"
+        ),
+    ],
+)
+def test_accumulation_over_small_batches_says_only_what_is_missing(
+    facts: dict[str, object], said: list[str], tmp_path: Path
+) -> None:
+    target = tmp_path / "net.py"
+    target.write_text(MODEL)
+    options = Options(facts={**facts, "inputs": [[3, 3, 3]]}, debug=True)
+    (result,) = check_target(f"{target}:model", options, (RULES["BN104"],))
+    assert not result.diagnostics
+    assert [item.reason for item in result.not_checked] == said

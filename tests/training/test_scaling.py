@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnlint.training.config import TrainingConfig
-from bnlint.training.scaling import BatchScaling, shown_rate
+from bnlint.training.config import Source, TrainingConfig
+from bnlint.training.scaling import BatchScaling, frameworks, shown_rate
 
 SIZES = st.integers(1, 300)
 
@@ -60,6 +61,84 @@ def test_a_rate_between_the_scaled_ones_was_scaled(rate: float, scaled: bool) ->
     scaling = BatchScaling.of(facts)
     assert scaling is not None
     assert scaling.scaled_by_hand is scaled
+
+
+def openpcdet(**facts: Any) -> BatchScaling:
+    sources = {"sync_batchnorm": Source("default of openpcdet", "--sync_bn", default=True)}
+    scaling = BatchScaling.of(TrainingConfig(**facts, sync_batchnorm=False, sources=sources))
+    assert scaling is not None
+    return scaling
+
+
+def test_accumulation_is_not_advised_where_the_framework_has_none() -> None:
+    scaling = openpcdet(batch_size=1, world_size=2, reference_batch_size=8)
+    assert scaling.advice == "exactly 8: 2 x 4"
+    assert scaling.data["nearest_accumulation"] is None
+    assert openpcdet(batch_size=1, world_size=3, reference_batch_size=8).advice == ""
+    assert openpcdet(total_batch_size=2, reference_batch_size=8).advice == ""
+
+
+def test_accumulation_that_is_used_can_be_changed_whatever_the_framework_is() -> None:
+    scaling = openpcdet(batch_size=1, world_size=2, gradient_accumulation_steps=2, reference_batch_size=8)
+    assert scaling.advice == "accumulation 4 gives exactly 8"
+
+
+def test_frameworks_are_named_by_their_defaults_and_recipes() -> None:
+    sources = {
+        "epochs": Source("default of timm", "epochs", default=True),
+        "reference_batch_size": Source("recipe of detectron2", default=True),
+        "batch_size": Source("train.yaml:3", "batch_size"),
+        "world_size": Source("train.sh:2", "WORLD_SIZE"),
+    }
+    facts = TrainingConfig(epochs=300, reference_batch_size=16, batch_size=2, world_size=4, sources=sources)
+    assert frameworks(facts) == {"timm", "detectron2"}
+    assert frameworks(TrainingConfig()) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        pytest.param(0.4, "square-root scaling 0.0707, and it is 0.4;", id="another rate"),
+        pytest.param(0.1, "square-root scaling 0.0707;", id="the reference's own"),
+        pytest.param(None, "square-root scaling 0.0707;", id="an unknown rate"),
+    ],
+)
+def test_the_present_rate_is_said_where_it_is_another(rate: float | None, said: str) -> None:
+    facts = TrainingConfig(
+        batch_size=128,
+        strategy="none",
+        reference_batch_size=256,
+        reference_learning_rate=0.1,
+        learning_rate=rate,
+    )
+    scaling = BatchScaling.of(facts)
+    assert scaling is not None
+    assert said in scaling.ways
+
+
+@pytest.mark.parametrize(
+    ("source", "origin"),
+    [
+        (Source("train.yml:4", "lr", "64 by the comment '(8*8c)'"), "train.yml:4: lr, 64 by the comment '(8*8c)'"),
+        (Source("train.yml:4", "base"), "train.yml:4: base"),
+        (Source("recipe of openpcdet", None, "8 GPUs x 4 = 32", True), "recipe of openpcdet: 8 GPUs x 4 = 32"),
+        (Source("default of timm", "lr_base_size", default=True), "default of timm: lr_base_size"),
+        (Source("--reference-batch-size"), "--reference-batch-size"),
+    ],
+)
+def test_the_origin_of_the_reference_says_how_it_was_made(source: Source, origin: str) -> None:
+    facts = TrainingConfig(total_batch_size=8, reference_batch_size=64, sources={"reference_batch_size": source})
+    scaling = BatchScaling.of(facts)
+    assert scaling is not None
+    assert scaling.origin == origin
+
+
+def test_data_parallel_has_devices_and_one_rank() -> None:
+    facts = TrainingConfig(batch_size=2, world_size=4, strategy="dp", reference_batch_size=32)
+    scaling = BatchScaling.of(facts)
+    assert scaling is not None
+    assert scaling.terms == "4 devices x 2"
+    assert BatchScaling.missing(facts.without("world_size")) == "number of devices unknown (give --world-size)"
 
 
 def test_a_rate_of_zero_is_not_scaled() -> None:
