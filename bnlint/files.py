@@ -44,6 +44,9 @@ def _expand_one(target: str, exclude: Sequence[str]) -> list[str]:
     if Path(target).is_dir():
         return _expand_folder(target, exclude)
     file = split_file(target)
+    other = _neither_file_nor_folder(file[0] if file else target)
+    if other is not None:
+        raise other
     if file:
         path = Path(file[0])
         if not path.is_file():
@@ -65,6 +68,19 @@ def _expand_one(target: str, exclude: Sequence[str]) -> list[str]:
             "or a folder",
         )
     return [target]
+
+
+def _neither_file_nor_folder(name: str) -> UsageError | None:
+    """What to say of a path where something else lies."""
+    path = Path(name)
+    if path.is_symlink() and not path.exists():
+        hint = "correct the link, or name the file itself"
+        return UsageError(f"{name} is a link to {os.readlink(path)}, which does not exist", hint)  # noqa: PTH115 - as text
+    if path.is_file() or not path.exists():
+        return None
+    kinds = ((path.is_fifo, "a pipe"), (path.is_socket, "a socket"))
+    kind = next((kind for holds, kind in kinds if holds()), "a device")
+    return UsageError(f"{name} is {kind}, not a file", "write what it gives to a file, and name that")
 
 
 def _expand_folder(folder: str, exclude: Sequence[str]) -> list[str]:

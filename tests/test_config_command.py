@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -154,6 +155,25 @@ def test_a_wrong_request_says_what_to_do(
     assert found.out == ""
     assert first.startswith("error: ") and fact_of_it in first
     assert second.startswith("  next: ") and step in second
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "run.py", "run.py:Net"])
+def test_what_is_neither_a_file_nor_a_folder_is_named(
+    write: Write, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = Path(name.partition(":")[0])
+    path.symlink_to("gone")
+    assert main(["config", name]) == 2
+    assert f"{path} is a link to gone, which does not exist" in capsys.readouterr().err
+    path.unlink()
+    os.mkfifo(path)
+    assert main(["config", name]) == 2
+    assert f"{path} is a pipe, not a file" in capsys.readouterr().err
+
+
+def test_a_device_is_no_target(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", os.devnull]) == 2
+    assert f"{os.devnull} is a device, not a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

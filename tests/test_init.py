@@ -67,7 +67,14 @@ def test_what_is_commented_out_is_right_as_it_stands(folder: Path) -> None:
     found = read_settings(folder / "bnlint.toml")
     assert found.training == ("configs/train.yaml",)
     assert [target.model for target in found.targets] == ["model.py:build_net", "model.py:Net(classes=...)"]
-    assert found.places.keys() >= {"severity", "ignore-modules", "per-file-ignores", "exclude", "fail-level", "config-map"}
+    assert found.places.keys() >= {
+        "severity",
+        "ignore-modules",
+        "per-file-ignores",
+        "exclude",
+        "fail-level",
+        "config-map",
+    }
 
 
 def test_only_what_looks_like_a_model_or_a_training_file_is_suggested(folder: Path) -> None:

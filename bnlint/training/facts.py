@@ -39,6 +39,7 @@ _OTHER_FILES = (
 )
 _TRAINING_WORD = r"(?:batch|epoch|learning_?rate|\blr|optimi[sz]er|precision|accumul)"
 _TRAINING_WORDS = re.compile(_TRAINING_WORD, re.IGNORECASE)
+_RESULT = re.compile(r"(\w+_)?(loss|acc|accuracy)", re.IGNORECASE)
 # A key with such a word. Its length is bounded: a line of nothing else would be searched for every start and end.
 _TRAINING_KEY = re.compile(
     rf"^[\s\-{{]{{0,80}}[\"']?\w{{0,30}}{_TRAINING_WORD}\w{{0,30}}[\"']?\s{{0,30}}:(?!\S)", re.IGNORECASE | re.MULTILINE
@@ -227,9 +228,13 @@ def _is_nearly_native(document: Value) -> bool:
     """Whether most keys are facts or nearly so: read as a native file, the error names the line that is none.
 
     Of a half of them a word of training decides: a dbt project has `models`. A section such as `model:` of somebody's
-    own configuration is no fact.
+    own configuration is no fact, and a number under `loss` is the result of a run.
     """
-    plain = [str(key) for key, item in document.data.items() if not isinstance(item.data, dict)]
+    if len(document.data) > 2 * len(FIELDS) or any(
+        isinstance(item.data, int | float) and _RESULT.fullmatch(str(key)) for key, item in document.data.items()
+    ):
+        return False
+    plain = [str(key) for key, item in document.data.items() if native.may_state(str(key), item)]
     near = [key for key in plain if key in FIELDS or difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.8)]
     return 2 * len(near) + any(map(_TRAINING_WORDS.search, near)) > len(document.data)
 

@@ -370,6 +370,14 @@ mp.spawn(main, args=(args,), nprocs=torch.cuda.device_count())
         {"total_batch_size": 128, "find_unused_parameters": False},
     ),
     Case(
+        "the buffers by the name that torch 2.13 gives their flag",
+        HEADER
+        + "model = nn.parallel.DistributedDataParallel(  # strategy\n"
+        + "    model, broadcast_buffers=True, forward_sync_buffers=False)  # broadcast_buffers"
+        + LOOP,
+        {"strategy": "ddp", "broadcast_buffers": False},
+    ),
+    Case(
         "synchronised batch norm wherever the run is distributed",
         HEADER
         + """
@@ -408,10 +416,10 @@ if args.sync_bn:
     Case(
         "DataParallel over two devices",
         HEADER
-        + "model = nn.DataParallel(model, device_ids=[0, 1]).cuda()  # strategy world_size\n"
+        + "model = nn.DataParallel(model, device_ids=[0, 1]).cuda()  # strategy world_size device\n"
         + "train_loader = DataLoader(data, batch_size=9)  # total_batch_size"
         + LOOP,
-        {"strategy": "dp", "world_size": 2, "total_batch_size": 9},
+        {"strategy": "dp", "world_size": 2, "total_batch_size": 9, "device": "cuda"},
     ),
     Case(
         "DataParallel with a batch per device",
@@ -425,10 +433,10 @@ if args.sync_bn:
         "FSDP, and the number of processes written down",
         HEADER
         + "from torch.distributed.fsdp import FullyShardedDataParallel as FSDP\n"
-        + "torch.distributed.init_process_group('nccl', world_size=4)  # world_size\n"
+        + "torch.distributed.init_process_group('nccl', world_size=4)  # world_size device\n"
         + "model = FSDP(model)  # strategy"
         + LOOP,
-        {"strategy": "fsdp", "world_size": 4},
+        {"strategy": "fsdp", "world_size": 4, "device": "cuda"},
     ),
     # The optimiser ---------------------------------------------------------------------------------------------
     Case(
@@ -491,7 +499,7 @@ if args.sync_bn:
 BATCH = 32  # batch_size
 BASE = 0.1  # reference_learning_rate
 train_loader = DataLoader(data, batch_size=BATCH)
-torch.distributed.init_process_group("nccl")
+torch.distributed.init_process_group("nccl")  # device
 lr = BASE * BATCH * torch.distributed.get_world_size() / 256  # learning_rate_scaling reference_batch_size
 optimizer = optim.SGD(model.parameters(), lr=lr)  # optimizer
 """
@@ -502,6 +510,7 @@ optimizer = optim.SGD(model.parameters(), lr=lr)  # optimizer
             "learning_rate_scaling": "linear-without-accumulation",
             "reference_batch_size": 256,
             "reference_learning_rate": 0.1,
+            "device": "cuda",
         },
     ),
     Case(
@@ -662,6 +671,21 @@ for x, y in train_loader:
         "a model cast to half precision",
         HEADER + "model = model.cuda()  # device\nmodel.half()  # precision" + LOOP,
         {"precision": "fp16", "device": "cuda"},
+    ),
+    Case(
+        "samples moved to the GPU whatever it runs on",
+        HEADER
+        + """
+for x, y in train_loader:
+    F.cross_entropy(model(x.cuda()), y).backward()  # device
+    optimizer.step()
+""",
+        {"device": "cuda", "loss": "cross_entropy"},
+    ),
+    Case(
+        "a device written down and used elsewhere",
+        HEADER + "device = torch.device('cuda')  # device\nmodel = build(device)" + LOOP,
+        {"device": "cuda"},
     ),
     Case(
         "a pretrained backbone that is frozen",
@@ -898,6 +922,15 @@ for round_ in range(3):
     Silent("a batch that is no number", loaders("batch_size='all'"), "batch_size", "not a whole number"),
     Silent("no batching", loaders("batch_size=None"), "batch_size", "the dataset makes its batches itself"),
     Silent(
+        "an option without a default",
+        HEADER
+        + "p = argparse.ArgumentParser()\np.add_argument('--batch-size', type=int)\nargs = p.parse_args()\n"
+        + "train_loader = DataLoader(data, batch_size=args.batch_size)"
+        + LOOP,
+        "batch_size",
+        "--batch-size has no default",
+    ),
+    Silent(
         "a parameter that two calls give two values",
         HEADER
         + """
@@ -923,6 +956,29 @@ run(4)
     Silent(
         "a device that is asked for",
         HEADER + "model.to(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))" + LOOP,
+        "device",
+    ),
+    Silent(
+        "two devices written down",
+        HEADER + "device = torch.device('cuda')\nhost = torch.device('cpu')\nmodel = build(device)" + LOOP,
+        "device",
+    ),
+    Silent(
+        "a device that is a parameter's default",
+        HEADER
+        + """
+def epoch(model, device=torch.device('cuda')):
+    for x, y in train_loader:
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+epoch(model, chosen)
+""",
+        "device",
+    ),
+    Silent(
+        "a GPU that is used where there is one",
+        HEADER + "if torch.cuda.is_available():\n    device = torch.device('cuda')" + LOOP,
         "device",
     ),
     Silent(

@@ -340,6 +340,12 @@ OTHERS = {
     "hooks": "- id: bnlint\n  entry: bnlint\n",
     "sections of somebody's own": "model: {depth: 3}\noptimizer: {lr: 0.1}\nloss: {name: ce}\n",
     "home-grown": "batch_size: 4\nlr: 0.1\narch: resnet\nworkers: 8\n",
+    "results of a run": '{"epoch": 3, "loss": 0.2, "acc": 0.9}',
+    "results under names of facts": '{"epochs": 3, "loss": 0.2}',
+    "best results": '{"epochs": 3, "batch_size": 4, "val_loss": 0.2}',
+    "inputs of another program": "inputs: [{name: x}]\n",
+    "named inputs of another program": "inputs: {device: {default: cuda}}\n",
+    "part of a framework's configuration": "architecture: X\nfind_unused_parameters: true\nX: {backbone: R}\n",
     "a word": "hello\n",
     "empty": "",
 }

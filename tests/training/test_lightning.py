@@ -261,9 +261,22 @@ def test_wrong_values_are_errors_at_their_line(text: str, message: str, tmp_path
 
 
 @pytest.mark.parametrize(
+    "strategy",
+    ["{class_path: lightning.pytorch.strategies.ModelParallelStrategy}", "project.TensorParallelStrategy"],
+)
+def test_devices_that_share_a_batch_are_no_ranks(strategy: str, tmp_path: Path) -> None:
+    config = read(tmp_path, f"trainer:\n  devices: 8\n  strategy: {strategy}\n")
+    assert (config.world_size, config.strategy) == (None, None)
+    assert len(config.notes) == 1 and "devices share a batch" in config.notes[0]
+
+
+@pytest.mark.parametrize(
     ("text", "own"),
     [
-        ("trainer: {max_epochs: 3}", True),
+        ("trainer: {max_epochs: 3}", False),
+        ("trainer: {max_epochs: 3}\noptim: {lr: 0.1}\ndata: {batch_size: 4}", False),
+        ("trainer: {max_epochs: 3, precision: 32}", True),
+        ("trainer: {max_epochs: 3}\noptimizer: {class_path: torch.optim.SGD}", True),
         ("fit: {trainer: {devices: 2}}", True),
         ("model: {class_path: project.Net}\ndata: {class_path: project.Data}", True),
         ("trainer: {_target_: lightning.Trainer, max_epochs: 3}\nmodel: {lr: 1}", False),

@@ -129,6 +129,10 @@ def test_json_writes_a_character_as_two_escapes(write: Any) -> None:
 WRONG = {
     "unknown key, nearest suggested": ("world_size: 2\nbach_size: 4", 2, "did you mean batch_size"),
     "unknown key beside known ones": ("batch_size: 4\nzzz: 4", 2, "the facts are model, inputs"),
+    "another program's word": ("batch_size: 4\nepochs: 3\nlr: 0.1\nmodel: r50", 3, "did you mean learning_rate? (map"),
+    "another word, with the map": ("batch_size: 4\nwd: 0.1", 2, "[tool.bnlint.config-map]"),
+    "accumulation by its short name": ("batch_size: 4\naccum_iter: 2", 2, "did you mean gradient_accumulation_steps"),
+    "ranks by another name": ("batch_size: 4\ngpus: 2", 2, "did you mean world_size"),
     "no key that any dialect knows": ("zzz: 4", 1, "no dialect that bnlint knows (its top-level keys: zzz)"),
     "key that is not text": ("1: 4", 1, "no dialect that bnlint knows (its top-level keys: 1)"),
     "duplicate key": ("batch_size: 4\nbatch_size: 5", 2, "given twice"),
@@ -301,7 +305,7 @@ def test_the_python_interface_takes_a_mapping_a_path_or_ready_facts(write: Any) 
     assert facts_of({"batch_size": 3}).config.batch_size == 3
     assert facts_of(Path(write("batch_size: 4"))).config.batch_size == 4
     assert facts_of(TrainingConfig(total_batch_size=8, world_size=4)).config.batch_size == 2
-    with pytest.raises(ConfigurationError, match="training: unknown key 'bs'"):
+    with pytest.raises(ConfigurationError, match=r"training: unknown key 'bs': did you mean batch_size\?$"):
         facts_of({"bs": 3})
 
 

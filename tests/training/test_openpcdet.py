@@ -114,6 +114,17 @@ def test_argoverse_was_trained_on_four_gpus(tree: Any) -> None:
     assert "4 GPUs" in (config.sources["reference_batch_size"].derivation or "")
 
 
+@pytest.mark.parametrize(
+    ("comment", "reference"),
+    [("#4", None), ("# 4 before the double flip", None), ("# per GPU", 16), ("# 2 of each", 16)],
+    ids=["another number", "another number in words", "no number", "the same number"],
+)
+def test_a_comment_with_another_batch_leaves_the_recipe_unknown(tree: Any, comment: str, reference: int | None) -> None:
+    config = read(tree(MODEL.replace("BATCH_SIZE_PER_GPU: 2", f"BATCH_SIZE_PER_GPU: 2 {comment}")))
+    assert (config.batch_size, config.reference_batch_size) == (2, reference)
+    assert bool(config.notes) is (reference is None)
+
+
 # Bases ------------------------------------------------------------------------------------------------------
 
 

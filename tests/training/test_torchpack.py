@@ -272,7 +272,10 @@ def test_a_part_of_a_tree_is_of_this_dialect_only(tree: Any, leaf: str) -> None:
     ("text", "own"),
     [
         (TOP, True),
-        ("data: {samples_per_gpu: 2}\n", True),
+        ("data: {samples_per_gpu: 2}\nmodel: {depth: 3}\noptimizer: {lr: 0.1}\n", False),
+        ("data: {samples_per_gpu: 2}\nlr_config: null\nrunner: {type: A}\n", True),
+        ("data: {samples_per_gpu: 2}\nmax_epochs: 3\nrunner: {type: A}\n", True),
+        ("data: {samples_per_gpu: 2}\nmax_epochs: 3\n", False),
         ("data: {samples_per_gpu: 2}\nwork_dir: out\n", False),
         ("data: {train: a}\n", False),
         ("runner: x\n", False),
@@ -286,6 +289,14 @@ def test_matches(tmp_path: Path, text: str, own: bool) -> None:
     path = tmp_path / "file.yaml"
     path.write_text(text)
     assert torchpack.matches(read_yaml(path), path) is own
+
+
+@pytest.mark.parametrize("name", ["default.yaml", "run.yaml"])
+def test_a_tree_speaks_for_a_file_with_a_batch_per_gpu(tmp_path: Path, name: str) -> None:
+    (tmp_path / "default.yaml").write_text("seed: 0\n")
+    path = tmp_path / name
+    path.write_text("data: {samples_per_gpu: 2}\n")
+    assert torchpack.matches(read_yaml(path), path)
 
 
 # Round trip -------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ _ARGUMENTS = frozenset(
         *("use_distributed_sampler", "replace_sampler_ddp", "sync_batchnorm", "default_root_dir", "gpus"),
     }
 )
+_SECTIONS = ("model", "data", "optimizer", "lr_scheduler")
 _PRECISIONS: dict[str, tuple[bool, str]] = {
     **dict.fromkeys(("32", "32-true"), (False, "float32")),
     **dict.fromkeys(("16", "16-mixed"), (True, "fp16")),
@@ -44,6 +45,7 @@ _STRATEGY = re.compile(
     r"|(?P<dp>dp|DataParallelStrategy)"
     r"|(?P<none>single_device|SingleDeviceStrategy)"
 )
+_SHARED = re.compile(r".*(Model|Tensor|Pipeline)_?Parallel.*|.*Megatron.*|tensor_parallel", re.IGNORECASE)
 _DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
 _DATA = ("data.init_args.", "data.dict_kwargs.", "data.")
 _OPTIMIZERS = ("optimizer.", "model.init_args.optimizer.", "model.optimizer.")
@@ -51,16 +53,20 @@ _MODEL = ("model.init_args.", "model.")
 
 
 def matches(document: Value, path: Path) -> bool:
-    """Whether there is a section of Trainer arguments, or a model and its data as class paths; not Hydra's form."""
+    """Whether there is a section of Trainer arguments, or a model and its data as class paths; not Hydra's form.
+
+    Others have a `trainer` with `max_epochs` as well: beside that a second argument or a class path must speak.
+    """
     if path.suffix == ".py" or not isinstance(document.data, dict):
         return False
     section = document.at("fit") or document
     trainer = section.at("trainer")
     if any("_target_" in item.keys for item in document.data.values()):
         return False
+    classes = {name for name in _SECTIONS if section.at(f"{name}.class_path") is not None}
     if trainer is not None and trainer.keys & _ARGUMENTS:
-        return True
-    return all(section.at(f"{name}.class_path") is not None for name in ("model", "data"))
+        return bool(classes) or not trainer.keys & _ARGUMENTS <= {"max_epochs"}
+    return classes >= {"model", "data"}
 
 
 def read(document: Value, path: Path) -> TrainingConfig:
@@ -96,6 +102,8 @@ def _nodes(reading: Reading, key: str) -> int | None:
 
 def _devices(reading: Reading, trainer: str, nodes: int | None) -> int | None:
     """State the ranks, and return the devices of one machine; `gpus` is the name that versions 1.x had for them."""
+    if any(_shares_batches(reading.document.at(f"{trainer}strategy{part}")) for part in ("", ".class_path")):
+        return None
     key = f"{trainer}devices"
     if reading.document.at(key) is None and reading.find(f"{trainer}gpus") is not None:
         key = f"{trainer}gpus"
@@ -144,6 +152,9 @@ def _strategy(reading: Reading, trainer: str, devices: int | None, nodes: int | 
         _automatic(reading, key, devices, nodes)
         return
     match = _STRATEGY.fullmatch(read_text(key, value).rpartition(".")[2])
+    if _shares_batches(value):
+        reading.note(value, f"{key} is {value.shown}: devices share a batch, and how many is not read")
+        return
     if match is None or match.lastgroup is None:
         reading.note(value, f"{key} is {value.shown}, which is neither DDP, FSDP, DeepSpeed nor a single device")
         return
@@ -151,6 +162,11 @@ def _strategy(reading: Reading, trainer: str, devices: int | None, nodes: int | 
     reading.state("strategy", strategy, value, key)
     if match["unused"] is not None:
         reading.state("find_unused_parameters", match["unused"] == "true", value, key)
+
+
+def _shares_batches(strategy: Value | None) -> bool:
+    """Whether several devices work on one batch, so that their number is not that of the ranks."""
+    return strategy is not None and isinstance(strategy.data, str) and _SHARED.fullmatch(strategy.data) is not None
 
 
 def _automatic(reading: Reading, key: str, devices: int | None, nodes: int | None) -> None:

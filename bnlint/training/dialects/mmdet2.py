@@ -38,7 +38,13 @@ def is_mmcv1(document: Value) -> bool:
     """Whether the keys are those of MMCV 1: a batch per GPU, or two settings that MMEngine names otherwise."""
     if document.keys & _NEW:
         return False
-    return has_batch(document) or len(document.keys & _OLD) > 1
+    return has_batch(document) or has_settings(document)
+
+
+def has_settings(document: Value) -> bool:
+    """Whether there are two settings that only MMCV 1 has; `max_epochs` is one beside the runner that takes it."""
+    words = document.keys & (_OLD | {"max_epochs"} if "runner" in document.keys else _OLD)
+    return len(words) > 1
 
 
 def has_batch(document: Value) -> bool:

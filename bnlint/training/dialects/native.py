@@ -19,19 +19,47 @@ _DTYPES = (
     *("int64", "int32", "int16", "int8", "uint8", "bool"),
 )
 
+# What other programs call a fact, where no spelling is near.
+_MEANINGS = (
+    (r"((base|init|initial|max|peak)_?)?lr0?", "learning_rate"),
+    (r"(train_?)?(bs|batch|batchsize)|(batch_?size|batch|samples|images)_per_(gpu|device|card)", "batch_size"),
+    (r"wd|l2|decay", "weight_decay"),
+    (r"(grad(ient)?_?)?(accum|acc_)\w*|iter_size", "gradient_accumulation_steps"),
+    (r"((n|num|number_of)_?)?(gpus?|devices|ranks|processes)|nproc\w*", "world_size"),
+    (r"((n|max|total)_?)?(steps|iters|iterations)", "max_steps"),
+    (r"sync_?bn", "sync_batchnorm"),
+    (r"amp|dtype|fp16|bf16", "precision"),
+    (r"opt|optim|solver", "optimizer"),
+    (r"criterion", "loss"),
+)
+
 
 def matches(document: Value, path: Path) -> bool:
-    """Whether every top-level key is a fact's name; an empty file is a native file without facts.
-
-    Frameworks have a `model` or `optimizer` as well: with them it is a mapping.
-    """
+    """Whether every top-level key is a fact's name; an empty file is a native file without facts."""
     if path.suffix == ".py" or not document.keys <= set(FIELDS):
         return False
     if document.data is None:
         return True
-    return bool(document.keys) and not any(
-        isinstance(document.data[key].data, dict) for key in document.keys - {"inputs"}
-    )
+    return bool(document.keys) and all(may_state(key, document.data[key]) for key in document.keys)
+
+
+def may_state(key: str, value: Value) -> bool:
+    """Whether the value of a key that is called as a fact has the form of one.
+
+    Other programs have a `model`, an `optimizer` and `inputs` as well: mappings, or lists of mappings without a shape.
+    A number under `loss` is the result of a run.
+    """
+    if key == "loss":
+        return not isinstance(value.data, dict | int | float)
+    if key not in ("inputs", "targets"):
+        return not isinstance(value.data, dict)
+    if isinstance(value.data, dict):
+        return key == "inputs" and (not value.data or any(map(_may_be_shape, value.data.values())))
+    return not isinstance(value.data, tuple) or all(map(_may_be_shape, value.data))
+
+
+def _may_be_shape(value: Value) -> bool:
+    return not isinstance(value.data, dict) or not value.keys.isdisjoint(("shape", "dtype"))
 
 
 def read(document: Value, path: Path) -> TrainingConfig:
@@ -46,14 +74,24 @@ def read(document: Value, path: Path) -> TrainingConfig:
     sources: dict[str, Source] = {}
     for key, value in document.data.items():
         if key not in READERS:
-            near = difflib.get_close_matches(str(key), FIELDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the facts are {', '.join(FIELDS)}"
-            raise Value(key, value.key_place).error(f"unknown key {str(key)!r}", hint)
+            raise Value(key, value.key_place).error(
+                f"unknown key {str(key)!r}", _hint(str(key), is_file=bool(path.name))
+            )
         if value.data is None:
             continue
         facts[key] = READERS[key](key, value)
         sources[key] = Source(value.place, key, span=value.span)
     return TrainingConfig(**facts, sources=sources)
+
+
+def _hint(key: str, *, is_file: bool) -> str:
+    """What to write instead of a key; one of another vocabulary is likely not alone in its file."""
+    meant = next((fact for words, fact in _MEANINGS if re.fullmatch(words, key, re.IGNORECASE)), None)
+    near = difflib.get_close_matches(key, FIELDS, n=1)
+    if meant is None and near:
+        return f"did you mean {near[0]}?"
+    hint = f"the facts are {', '.join(FIELDS)}" if meant is None else f"did you mean {meant}?"
+    return f"{hint} (map the keys of another program's file with [tool.bnlint.config-map])" if is_file else hint
 
 
 def _kind(value: Value) -> str:

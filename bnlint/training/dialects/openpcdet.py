@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from bnlint.training.yaml import MAX_NODES, read_yaml
 NAME = "openpcdet"
 
 _BASE = "_BASE_CONFIG_"
+_BATCH = "OPTIMIZATION.BATCH_SIZE_PER_GPU"
+_SHOWN = 60  # characters of a comment in a note
 _MOST_BASES = 20
 _SETTINGS = frozenset({"BATCH_SIZE_PER_GPU", "NUM_EPOCHS", "LR", "OPTIMIZER"})
 _GPUS = 8
@@ -32,7 +35,7 @@ def matches(document: Value, path: Path) -> bool:
 def read(document: Value, path: Path) -> TrainingConfig:
     """The facts of a file, each base laid below the key that names it. Raises ConfigurationError."""
     reading = Reading(NAME, _Bases(path).below(document))
-    batch_size = reading.take("batch_size", "OPTIMIZATION.BATCH_SIZE_PER_GPU")
+    batch_size = reading.take("batch_size", _BATCH)
     reading.default("gradient_accumulation_steps", 1, derivation="tools/train.py accumulates no gradients")
     reading.default("drop_last", False)
     reading.default("sync_batchnorm", False, "--sync_bn")
@@ -43,15 +46,26 @@ def read(document: Value, path: Path) -> TrainingConfig:
     reading.take("precision", "OPTIMIZATION.USE_AMP", read=_precision, default="32")
     _state_optimizer(reading)
     if batch_size is not None:
-        reading.default("eval_batch_size", batch_size, "OPTIMIZATION.BATCH_SIZE_PER_GPU")
-        dataset = reading.find("DATA_CONFIG.DATASET")
-        gpus = _GPUS_OF.get(str(dataset.data), _GPUS) if dataset is not None else _GPUS
-        reading.recipe(
-            "reference_batch_size",
-            gpus * batch_size,
-            f"OpenPCDet's README trains on {gpus} GPUs: {gpus} x BATCH_SIZE_PER_GPU {batch_size}",
-        )
+        reading.default("eval_batch_size", batch_size, _BATCH)
+        _state_recipe(reading, batch_size)
     return reading.config()
+
+
+def _state_recipe(reading: Reading, batch_size: int) -> None:
+    """What the README says of the published files; a file with another batch in a comment was changed after them."""
+    value = reading.find(_BATCH)
+    numbers = re.findall(r"\d+", value.comment) if value is not None else []
+    if value is not None and any(number != str(batch_size) for number in numbers):
+        said = f"the comment '{value.comment[:_SHOWN]}' beside {_BATCH} {batch_size} names another number"
+        reading.note(value, f"{said}: the batch that LR was tuned for is unknown")
+        return
+    dataset = reading.find("DATA_CONFIG.DATASET")
+    gpus = _GPUS_OF.get(str(dataset.data), _GPUS) if dataset is not None else _GPUS
+    reading.recipe(
+        "reference_batch_size",
+        gpus * batch_size,
+        f"OpenPCDet's README trains on {gpus} GPUs: {gpus} x BATCH_SIZE_PER_GPU {batch_size}",
+    )
 
 
 def _precision(key: str, value: Value) -> str:

@@ -26,14 +26,18 @@ _GPUS, _BATCH = 8, 4
 
 
 def matches(document: Value, path: Path) -> bool:
-    """Whether the tree that the file belongs to is a training run on MMCV 1; dumps are MMDetection's."""
+    """Whether the tree that the file belongs to is a training run on MMCV 1; dumps are MMDetection's.
+
+    Others write `data.samples_per_gpu` as well: without a tree the settings of MMCV must speak.
+    """
     if path.suffix not in (".yaml", ".yml") or not document.keys or mmdet2.matches(document, path):
         return False
     try:
         tree = _tree(document, path)
     except ConfigurationError:  # of a file that nobody asked about
         tree = document
-    return mmdet2.is_mmcv1(tree)
+    in_tree = path.name in _DEFAULTS or any(_defaults(path))
+    return mmdet2.is_mmcv1(tree) and (in_tree or mmdet2.has_settings(tree))
 
 
 def read(document: Value, path: Path) -> TrainingConfig:

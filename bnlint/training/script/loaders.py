@@ -102,7 +102,9 @@ def _say_batch(script: Script, parallel: Parallel, item: Seen) -> None:
         return
     data = value.data if isinstance(value, Known) else None
     if isinstance(value, Known) and data is None:
-        script.facts.unknown("batch_size", call, "batch_size is None: the dataset makes its batches itself")
+        is_option = value.decided_by is not None and value.decided_by.startswith("-")
+        because = f"{value.decided_by} has no default" if is_option else "None: the dataset makes its batches itself"
+        script.facts.unknown("batch_size", call, f"batch_size is {'unknown: ' * is_option}{because}")
     elif isinstance(data, PerRank):
         script.facts.say("total_batch_size", data.total, key, call, because="divided by the number of ranks")
     elif isinstance(data, TimesRanks):

@@ -184,6 +184,35 @@ def _say_device(script: Script) -> None:
         elif (name := _device_name(value)) is not None:
             assert isinstance(value, Known)
             script.facts.say("device", replace(value, data=name), "device", given)
+    if not script.facts.is_said("device"):
+        _say_needed_device(script)
+
+
+def _say_needed_device(script: Script) -> None:
+    """The device without which the script does not get past its `cuda()`, `torch.device("cuda")` or NCCL."""
+    found: list[tuple[str, Site, str | None]] = []
+    for name in ("cuda", "device", "init_process_group"):
+        for site in script.index.named.get(name, ()):
+            state, taint = script.constants.runs(site.place)
+            needed = _needed_device(script, site) if state and not script.is_evaluation(site.place) else None
+            if needed is not None:
+                found.append((needed, site, taint))
+    if {needed for needed, _, _ in found} == {"cuda"}:
+        _, site, taint = min(found, key=lambda item: item[2] is not None)
+        script.facts.state("device", "cuda", taint or script.constants.text(site.call), site.call, default=bool(taint))
+
+
+def _needed_device(script: Script, site: Site) -> str | None:
+    if site.name == "cuda":
+        return "cuda" if isinstance(site.call.func, ast.Attribute) and script.is_training(site.place) else None
+    origin = script.constants.origin(site.call.func, site.place)
+    if origin == "torch.device":  # as a parameter's default it need not be used
+        is_bound = site.call in script.targets and not isinstance(site.place.scope.node, ast.ClassDef)
+        return _device_name(script.constants.argument(site, "type", 0)[0]) if is_bound else None
+    if origin != "torch.distributed.init_process_group":
+        return None
+    backend, _ = script.constants.argument(site, "backend", 0)
+    return "cuda" if isinstance(backend, Known) and backend.data == "nccl" and backend.decided_by is None else None
 
 
 def _unwrapped(script: Script, value: Value) -> Value:

@@ -91,10 +91,18 @@ def _wraps(script: Script, kind: str) -> list[Site]:
 
 
 def _say_wrapper(script: Script, site: Site) -> None:
-    """What DistributedDataParallel is told, or does by default."""
-    for fact, default in (("broadcast_buffers", True), ("find_unused_parameters", False)):
-        given, is_certain = script.constants.argument(site, fact)
-        key = f"DistributedDataParallel.{fact}"
+    """What DistributedDataParallel is told, or does by default.
+
+    Since torch 2.13 `forward_sync_buffers` is the name of `broadcast_buffers`, and goes before it.
+    """
+    newer, _ = script.constants.argument(site, "forward_sync_buffers")
+    is_newer = newer is not None and not (isinstance(newer, Known) and newer.data is None)
+    for fact, name, default in (
+        ("broadcast_buffers", "forward_sync_buffers" if is_newer else "broadcast_buffers", True),
+        ("find_unused_parameters", "find_unused_parameters", False),
+    ):
+        given, is_certain = script.constants.argument(site, name)
+        key = f"DistributedDataParallel.{name}"
         if given is not None:
             script.facts.say(fact, given, key, site.call)
         elif is_certain:
