@@ -104,6 +104,11 @@ model = Net()
             inputs=((8,),),
             note="a method that forward does not call may build layers",
         ),
+        Valid(
+            "model = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8)))",
+            inputs=((4,),),
+            note="the forward of a GraphModule is generated code that belongs to no module and no file",
+        ),
     )
     invalid = (
         Invalid(
@@ -191,7 +196,9 @@ def _reachable(owner: type, following: Callable[[FunctionType, type], Iterable[A
     while pending:
         function = pending.pop()
         function = inspect.unwrap(function) if callable(function) else None
-        if not isinstance(function, FunctionType) or function in found or function.__module__.startswith("torch."):
+        if not isinstance(function, FunctionType) or function in found:
+            continue
+        if (function.__module__ or "").startswith("torch."):  # code that torch.fx has generated has no module
             continue
         found.add(function)
         yield function

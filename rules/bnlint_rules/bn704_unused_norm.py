@@ -457,7 +457,7 @@ def _asks_for_a_choice(module: nn.Module, test: ast.expr) -> bool:
 def _other_entry(module: nn.Module, attribute: str) -> bool:
     """Whether a method other than the forward runs a part of the module or walks over it."""
     for name, function in inspect.getmembers(type(module), inspect.isfunction):
-        if name in ("__init__", "forward") or function.__module__.startswith("torch.nn.modules"):
+        if name in ("__init__", "forward") or (function.__module__ or "").startswith("torch.nn.modules"):
             continue
         tree = _parse(function)
         for node in () if tree is None else ast.walk(tree):
