@@ -28,16 +28,9 @@ from bnlint.source.file import SourceFile, display_path
 from bnlint.source.suppressions import Suppressions
 from bnlint.target import LoadedTarget, NothingToCheck, load_targets
 from bnlint.training.config import TensorShape, TrainingConfig
+from bnlint.training.detect import is_python_configuration, is_training_file
 from bnlint.training.documents import DATA_SUFFIXES
-from bnlint.training.facts import (
-    Facts,
-    facts_of,
-    is_python_configuration,
-    is_training_file,
-    read_inputs,
-    resolve,
-    stated_model,
-)
+from bnlint.training.facts import Facts, facts_of, read_inputs, resolve, stated_model
 from bnlint.training.yaml import read_text
 
 if TYPE_CHECKING:

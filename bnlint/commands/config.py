@@ -15,8 +15,9 @@ from bnlint.errors import BnlintError, UsageError
 from bnlint.files import expand
 from bnlint.options import Options
 from bnlint.source.file import SourceFile, display_path
+from bnlint.training.detect import is_python_configuration
 from bnlint.training.documents import DATA_SUFFIXES, read_document
-from bnlint.training.facts import Facts, is_python_configuration, resolve
+from bnlint.training.facts import Facts, resolve
 
 # What a file has that is more than values.
 _PROGRAM = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)

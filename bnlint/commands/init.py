@@ -18,8 +18,8 @@ from bnlint.rule import Rule
 from bnlint.settings import FILES, KEYS, PYPROJECT, is_settings_file
 from bnlint.source.discover import find_candidates
 from bnlint.source.file import SourceFile, display_path
+from bnlint.training.detect import read_file
 from bnlint.training.documents import DATA_SUFFIXES
-from bnlint.training.facts import read_file
 
 NAME = FILES[0]
 MOST_FILES = 200  # looked at for suggestions

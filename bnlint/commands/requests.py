@@ -94,7 +94,7 @@ def _states_facts(spec: str, settings: Settings) -> bool:
         return True
     if path.suffix != ".py" or not settings.training:
         return False
-    from bnlint.training.facts import is_python_configuration
+    from bnlint.training.detect import is_python_configuration
 
     return is_python_configuration(path)
 
@@ -158,7 +158,7 @@ def _training_files(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 def file_of(name: str) -> str:
     """The file in what `--training` names, without the dialect before it."""
-    from bnlint.training.facts import split_dialect
+    from bnlint.training.detect import split_dialect
 
     return str(split_dialect(name)[1])
 

@@ -13,9 +13,9 @@ from bnlint.checker import check_target
 from bnlint.errors import BnlintError
 from bnlint.options import Options
 from bnlint.registry import load_rules
+from bnlint.training.detect import read_file
 from bnlint.training.dialects import dialects
 from bnlint.training.documents import read_document
-from bnlint.training.facts import read_file
 
 SAMPLES = {
     name: Path(__file__).parent / "samples" / file

@@ -13,8 +13,9 @@ from bnlint.errors import ConfigurationError, UsageError
 from bnlint.options import Options
 from bnlint.training.config import Source, TrainingConfig
 from bnlint.training.derive import derive
+from bnlint.training.detect import is_python_configuration, is_training_file
 from bnlint.training.dialects import dialects
-from bnlint.training.facts import Facts, is_python_configuration, is_training_file, resolve
+from bnlint.training.facts import Facts, resolve
 
 SAMPLES = Path(__file__).parent / "samples"
 
