@@ -275,7 +275,7 @@ def test_a_part_of_a_tree_is_of_this_dialect_only(tree: Any, leaf: str) -> None:
         ("data: {samples_per_gpu: 2}\nmodel: {depth: 3}\noptimizer: {lr: 0.1}\n", False),
         ("data: {samples_per_gpu: 2}\nlr_config: null\nrunner: {type: A}\n", True),
         ("data: {samples_per_gpu: 2}\nmax_epochs: 3\nrunner: {type: A}\n", True),
-        ("data: {samples_per_gpu: 2}\nmax_epochs: 3\n", False),
+        ("data: {samples_per_gpu: 2}\nmax_epochs: 3\n", True),
         ("data: {samples_per_gpu: 2}\nwork_dir: out\n", False),
         ("data: {train: a}\n", False),
         ("runner: x\n", False),

@@ -42,9 +42,10 @@ def is_mmcv1(document: Value) -> bool:
 
 
 def has_settings(document: Value) -> bool:
-    """Whether there are two settings that only MMCV 1 has; `max_epochs` is one beside the runner that takes it."""
-    words = document.keys & (_OLD | {"max_epochs"} if "runner" in document.keys else _OLD)
-    return len(words) > 1
+    """Whether settings speak for MMCV 1: two of its own, or a batch per GPU beside one of them or a length."""
+    words = document.keys & (_OLD | {"max_epochs"})
+    own = len(words) - ("max_epochs" in words and "runner" not in words)
+    return own > 1 or (has_batch(document) and bool(words))
 
 
 def has_batch(document: Value) -> bool:

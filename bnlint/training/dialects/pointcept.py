@@ -28,7 +28,10 @@ def matches(document: Value, path: Path) -> bool:
         data = document.at(f"data.{split}")
         if data is not None and any(_is_dataset(item) for item in _joined(data)):
             return True
-    return "epoch" in document.keys and len(document.keys & _OWN) >= 3
+    if "epoch" in document.keys and len(document.keys & _OWN) >= 3:
+        return True
+    kind = document.at("optimizer.type")  # a small configuration of the same words; `epoch` is nobody else's
+    return {"batch_size", "epoch"} <= document.keys and kind is not None and isinstance(kind.data, str)
 
 
 def read(document: Value, path: Path) -> TrainingConfig:

@@ -22,6 +22,7 @@ _OWN = frozenset(
     )
 )
 _OTHERS = frozenset({"batch_size", "hyp", "anchor_t", "obj_pw", "iou_t", "backbone"})  # YOLOv5's, model files
+_RUN = frozenset({"batch", "epochs", "imgsz", "nbs", "task", "mode", "model"})  # none of them is a hyperparameter
 _PRECISIONS = {True: "fp16-mixed", "fp16": "fp16-mixed", "bf16": "bf16-mixed", False: "32", "fp32": "32"}
 _TOTAL = "Ultralytics 'batch' is the total"
 _SAME_BATCH_IN_VALIDATION = ("obb", "semantic", "depth")
@@ -34,7 +35,12 @@ def matches(document: Value, path: Path) -> bool:
         return False
     keys = document.keys
     own = len(keys & _OWN) >= 2 or ("imgsz" in keys and bool(keys & {"model", "data", "task"}))
-    return own and not keys & _OTHERS
+    small = {"batch", "epochs"} <= keys and any(_names_file(document.at(key)) for key in ("model", "data"))
+    return (own or small) and bool(keys & _RUN) and not keys & _OTHERS
+
+
+def _names_file(value: Value | None) -> bool:
+    return value is not None and isinstance(value.data, str) and value.data.endswith((".pt", ".yaml", ".yml"))
 
 
 def read(document: Value, path: Path) -> TrainingConfig:

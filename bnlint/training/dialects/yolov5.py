@@ -17,6 +17,7 @@ from bnlint.training.yaml import read_yaml
 NAME = "yolov5"
 
 _NOMINAL = 64
+_ULTRALYTICS = frozenset({"epochs", "imgsz", "nbs", "task", "mode", "model", "dfl", "kobj", "close_mosaic"})
 _TOTAL = "YOLOv5's batch size is the total"
 
 
@@ -53,11 +54,10 @@ def read(document: Value, path: Path) -> TrainingConfig:
 
 def _is_hyp(document: Value) -> bool:
     keys = document.keys
-    return (
-        {"lr0", "momentum", "weight_decay"} <= keys
-        and bool(keys & {"anchor_t", "iou_t", "obj_pw"})
-        and not keys & {"batch", "batch_size"}
-    )
+    if not {"lr0", "momentum", "weight_decay"} <= keys or keys & {"batch", "batch_size"}:
+        return False
+    # A small file has the words that Ultralytics knows too, but none of its run and of its newer losses.
+    return bool(keys & {"anchor_t", "iou_t", "obj_pw"}) or not keys & _ULTRALYTICS
 
 
 def _classify(reading: Reading) -> None:
