@@ -42,6 +42,8 @@ def _fact(value: Any, source: Any) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """A fact as the native training file has it: shapes as lists where they are of float32."""
     match value:
+        case float() if value.is_integer() and value >= 1:
+            return int(value)  # 80 epochs, as the file has them
         case TensorShape(shape=shape, dtype=dtype):
             return list(shape) if dtype == "float32" else {"shape": list(shape), "dtype": dtype}
         case Loader():

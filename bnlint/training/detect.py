@@ -16,7 +16,7 @@ from bnlint.training.dialects import Dialect, dialects, native, script
 from bnlint.training.documents import read_document
 from bnlint.training.value import Value
 
-MOST_BYTES = 200_000
+_MOST_BYTES = 200_000
 _SHOWN_KEYS = 5
 # What lies beside training files and is often named instead of them: keys that tell, and what the file is.
 _OTHER_FILES = (
@@ -99,7 +99,7 @@ def _text_of(path: Path) -> str:
     """The beginning of a file that nobody could read; what is no text has no words."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(MOST_BYTES)
+            return file.read(_MOST_BYTES)
     except OSError:
         return ""
 
@@ -108,7 +108,7 @@ def is_python_configuration(path: Path) -> bool:
     """Whether a Python file states a training run as assignments and is no program."""
     try:
         text = path.read_text(encoding="utf-8")
-        if len(text) > MOST_BYTES or re.search(r"^(async def|def|class) ", text, re.MULTILINE):
+        if len(text) > _MOST_BYTES or re.search(r"^(async def|def|class) ", text, re.MULTILINE):
             return False
         dialect = _dialect_of(read_document(path), path, None)
     except BnlintError:  # as a program it would say what is wrong with it, not so where that is the base

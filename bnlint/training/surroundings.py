@@ -11,13 +11,18 @@ from pathlib import Path
 from bnlint.errors import BnlintError
 from bnlint.source.file import display_path
 from bnlint.training.config import Source, TrainingConfig
-from bnlint.training.detect import MOST_BYTES, Read, read_file, split_dialect
+from bnlint.training.detect import Read, read_file, split_dialect
 from bnlint.training.dialects import script
 from bnlint.training.documents import DATA_SUFFIXES
 from bnlint.training.value import Value
 
 _LAUNCHERS = ("WORLD_SIZE", "SLURM_NTASKS")
-_MOST_FILES = 40  # looked at beside a target
+_MOST_FILES, _MOST_BYTES = 40, 64_000  # looked at beside a target: a folder of annotations must not be parsed
+_WORDS = (
+    *("batch", "epoch", "lr:", '"lr"', "lr0", "learning", "optim", "solver", "precision", "accum", "world_size"),
+    *("devices", "num_processes", "strategy", "dataset_size", "drop_last", "trainer", "samples_per", "privacy"),
+    "domains",
+)
 
 
 def path_of(target: str) -> Path | None:
@@ -47,6 +52,9 @@ def beside(target: Path, config_map: Mapping[str, str]) -> tuple[Read | None, tu
     for path in _data_files(target):
         try:
             text = path.read_text(encoding="utf-8")
+            lowered = text.lower()
+            if not config_map and not any(word in lowered for word in _WORDS):
+                continue
             read = read_file(str(path), config_map)
         except (OSError, ValueError, BnlintError):
             continue  # a file that nobody named, of whatever kind
@@ -79,7 +87,7 @@ def _data_files(target: Path) -> list[Path]:
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in DATA_SUFFIXES and path != target)
         composed = folder / ".hydra" / "config.yaml"
         files += [composed] if composed.is_file() else []
-        return [path for path in files[:_MOST_FILES] if path.is_file() and path.stat().st_size <= MOST_BYTES]
+        return [path for path in files[:_MOST_FILES] if path.is_file() and path.stat().st_size <= _MOST_BYTES]
     except OSError:
         return []
 
