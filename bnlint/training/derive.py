@@ -170,7 +170,8 @@ def _with(config: TrainingConfig, name: str, value: Any, origin: str, derivation
 def _named(config: TrainingConfig, name: str) -> str:
     key = config.key(name)
     value = getattr(config, name)
-    return f"{key} {value}" if key == name else f"{key} {value} ({name})"
+    plain = key == name or key.startswith("--")  # a flag is named like its fact
+    return f"{key} {value}" if plain else f"{key} {value} ({name})"
 
 
 def _conflict(message: str, config: TrainingConfig, origin: str) -> Diagnostic:
