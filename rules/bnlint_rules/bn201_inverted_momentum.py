@@ -139,7 +139,8 @@ model = Functional()
             yield self.diagnostic(
                 layer,
                 f"momentum={layer.momentum:g} makes the newest batch {layer.momentum:.4g} of the running "
-                f"statistics: PyTorch weighs the new batch, not the old average",
-                data={"momentum": layer.momentum},
+                f"statistics, a memory of about {1 / layer.momentum:.2g} batches: PyTorch weighs the new batch, not "
+                f"the old average",
+                data={"momentum": layer.momentum, "memory": round(1 / layer.momentum, 2)},
                 fix=layer.replace_argument("momentum", intended, title=f"Use momentum={intended}"),
             )

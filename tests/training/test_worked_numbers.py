@@ -136,6 +136,36 @@ class Halves(nn.Module):
 model = Halves()
 """
 }
+DECOUPLED = {
+    "decoupled.py": """\
+from torch import nn
+
+
+class Decoupled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bns = nn.ModuleList(nn.BatchNorm1d(4) for _ in range(3))
+
+    def forward(self, x, condition):
+        return self.bns[int(condition[0])](x)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(Decoupled() for _ in range(59))
+        self.shared = nn.BatchNorm1d(4)
+
+    def forward(self, x, condition):
+        for norm in self.norms:
+            x = norm(x, condition)
+        return self.shared(x)
+
+
+model = Net()
+""",
+    "train.yaml": "batch_size: 8\ndomains: [Structured3D, ScanNet, S3DIS]\n",
+}
 BEVFUSION = "configs/fusion.yaml --training configs/fusion.yaml --world-size 4"
 
 
@@ -159,7 +189,10 @@ CHECKS = {
         f"{BEVFUSION} --accumulate 8",
         "BN603",
         {"effective_batch_size": 96, "reference_batch_size": 32},
-        ("96", "32", "6e-4", "3.46e-4"),
+        (
+            *("96 samples", "+200 %", "6e-4", "3.46e-4", "accumulation 3 gives 36 (+12.5 %)", "2.67"),
+            "4 x 4 x accumulation 2 or 4 x 2 x accumulation 4",
+        ),
     ),
     "BEVFusion accumulation 8 is BN603's alone": Check(TORCHPACK, f"{BEVFUSION} --accumulate 8", "BN601", silent=True),
     "BEVFusion 4 x 4 x 2 is exactly 32": Check(
@@ -206,12 +239,18 @@ CHECKS = {
         {"last_batch_size": 1},
         ("129 = 2 x 64 + 1",),
     ),
+    "Pointcept: 118 of 177 decoupled batch norms get no update from a batch of one condition": Check(
+        DECOUPLED,
+        "decoupled.py:model --input 4 --input :int64 --training train.yaml",
+        "BN108",
+        {"domain_specific": 177, "without_update": 118},
+    ),
     "Paddle momentum 0.9 is torch 0.1": Check(
         {"port.py": "from torch import nn\n\nmodel = nn.BatchNorm2d(8, momentum=0.9)\n"},
         "port.py:model --input 8,4,4 --batch-size 8",
         "BN201",
         {},
-        ("momentum=0.9",),
+        ("momentum=0.9", "a memory of about 1.1 batches"),
     ),
 }
 
