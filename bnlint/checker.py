@@ -77,7 +77,8 @@ def _check_configuration(path: Path, options: Options, loaded: Sequence[Loaded])
 
 def _facts_alone(name: str, facts: Facts, options: Options, loaded: Sequence[Loaded]) -> TargetResult:
     """The result for a training file or script without a model."""
-    return _with_facts(TargetResult(name, "configuration", notes=facts.config.notes), facts, options, loaded)
+    result = _with_facts(TargetResult(name, "configuration"), facts, options, loaded)
+    return _with_files(result, facts, options, loaded)
 
 
 def _with_facts(result: TargetResult, facts: Facts, options: Options, loaded: Sequence[Loaded]) -> TargetResult:
@@ -86,12 +87,12 @@ def _with_facts(result: TargetResult, facts: Facts, options: Options, loaded: Se
     about_facts = [item for item in loaded if all(need.startswith("training.") for need in item.rule.needs)]
     found, not_checked = found_by(about_facts, context, options, result.target)
     result = replace(result, not_checked=(*result.not_checked, *not_checked))
-    shown = unsuppressed(found, context, options)
-    return _with_diagnostics(result, (*shown, *_about_files(facts, options, loaded, result.target)))
+    return _with_diagnostics(result, unsuppressed(found, context, options))
 
 
-def _about_files(facts: Facts, options: Options, loaded: Sequence[Loaded], target: str) -> list[Diagnostic]:
-    """What is wrong with the training files themselves: contradictions, and comments that suppress nothing."""
+def _with_files(result: TargetResult, facts: Facts, options: Options, loaded: Sequence[Loaded]) -> TargetResult:
+    """The result with what the training files themselves give rise to: notes, contradictions, useless comments."""
+    target = result.target
     found: list[Diagnostic] = []
     if is_selected(page_of("BN906"), options):
         context = Context(None, facts.config, _source_reader())
@@ -100,7 +101,7 @@ def _about_files(facts: Facts, options: Options, loaded: Sequence[Loaded], targe
     if is_selected(page_of("BN905"), options):
         for path in _data_files(facts.config):
             found += _useless_comments(Suppressions.of_data(read_text(path)), path, target, options, loaded)
-    return found
+    return _with_diagnostics(replace(result, notes=(*facts.config.notes, *result.notes)), found)
 
 
 def _data_files(config: TrainingConfig) -> list[Path]:
@@ -138,6 +139,7 @@ def _comment_finding(path: Path, line: int, message: str, target: str, options: 
 def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Facts) -> Iterator[TargetResult]:
     seen = _SeenFile(loaded, options)
     pending: TargetResult | None = None
+    files_said = False  # once, not for every model
     try:
         for item in load_targets(spec):
             if pending is not None:
@@ -145,16 +147,14 @@ def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Fa
             pending = _check_item(item, spec, options, loaded, facts.config, seen)
             if pending is not None and pending.status == "failed":
                 pending = _with_facts(pending, facts, options, loaded)
-            elif pending is not None:
-                pending = _with_diagnostics(pending, _about_files(facts, options, loaded, pending.target))
-            if pending is not None:  # what is wrong with the facts is said once, not for every model
-                pending = replace(pending, notes=(*facts.config.notes, *pending.notes))
-                facts = Facts(replace(facts.config, notes=()))
+            if pending is not None and not files_said:
+                pending, files_said = _with_files(pending, facts, options, loaded), True
     except TargetError as error:
         seen.complete = False
         if pending is not None:
             yield pending
         pending = _with_facts(_failed(spec, error, options), facts, options, loaded)
+        pending = pending if files_said else _with_files(pending, facts, options, loaded)
     if pending is not None:
         yield _with_diagnostics(pending, seen.unused_suppressions(pending.target))
     elif _states_facts(spec, facts.config):

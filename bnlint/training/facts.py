@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,8 @@ def stated_model(config: TrainingConfig) -> str | None:
         return None
     source = config.sources.get("model")
     file = "" if source is None else source.text.rpartition(":")[0]
-    beside = Path(file).parent / config.model
-    exists = Path(str(beside).rpartition(".py")[0] + ".py").is_file()
-    return str(beside) if exists else config.model
+    from_file = str(Path(file).parent / config.model)
+    return config.model if path_of(from_file) is None else from_file
 
 
 def read_inputs(shapes: Any) -> tuple[TensorShape, ...] | Mapping[str, TensorShape]:
@@ -113,7 +112,7 @@ def _flag(name: str, value: Any) -> str:
     return f"--no-{flag}" if value is False else f"--{flag}"
 
 
-def _joined(configs: Any) -> TrainingConfig:
+def _joined(configs: Iterable[TrainingConfig]) -> TrainingConfig:
     joined = TrainingConfig()
     for config in configs:
         joined = _override(joined, config)

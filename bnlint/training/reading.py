@@ -63,23 +63,20 @@ class Reading:
 
     def state(self, fact: str, made: Any, value: Value, key: str, derivation: str | None = None) -> Any:
         """State a fact that was made of a value, and return it."""
-        assert fact in FIELDS, fact
-        self._facts[fact] = made
-        self._sources[fact] = Source(value.place, key, derivation, span=value.span)
-        return made
+        return self._put(fact, made, Source(value.place, key, derivation, span=value.span))
 
     def default(self, fact: str, made: Any, key: str | None = None, derivation: str | None = None) -> Any:
         """State the framework's documented default, and return it."""
-        assert fact in FIELDS, fact
-        self._facts[fact] = made
-        self._sources[fact] = Source(f"default of {self.dialect}", key, derivation, default=True)
-        return made
+        return self._put(fact, made, Source(f"default of {self.dialect}", key, derivation, default=True))
 
     def recipe(self, fact: str, made: Any, derivation: str) -> Any:
         """State what a published recipe of this framework documents, and return it."""
+        return self._put(fact, made, Source(f"recipe of {self.dialect}", None, derivation, default=True))
+
+    def _put(self, fact: str, made: Any, source: Source) -> Any:
         assert fact in FIELDS, fact
         self._facts[fact] = made
-        self._sources[fact] = Source(f"recipe of {self.dialect}", None, derivation, default=True)
+        self._sources[fact] = source
         return made
 
     def get(self, fact: str) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bnlint.errors import BnlintError
+from bnlint.files import split_file
 from bnlint.source.file import display_path
 from bnlint.training.config import Source, TrainingConfig
 from bnlint.training.detect import Read, read_file, split_dialect
@@ -27,8 +28,8 @@ _WORDS = (
 
 def path_of(target: str) -> Path | None:
     """The file of a target such as `model.py:Net`, None for an importable object."""
-    file = target.rpartition(".py")[0] + ".py" if ".py" in target else target
-    path = Path(file)
+    file = split_file(target)
+    path = Path(target if file is None else file[0])
     return path if path.suffix in (".py", *DATA_SUFFIXES) and path.is_file() else None
 
 
