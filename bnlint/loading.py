@@ -10,11 +10,13 @@ import traceback
 import types
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bnlint.errors import TargetError, UsageError, text_of
 from bnlint.graph.build import state_kept, without_initialisation
+from bnlint.graph.converted import conversions_noted
 from bnlint.graph.devices import devices_answered
 from bnlint.graph.frames import is_internal, is_user_file
 from bnlint.graph.spans import construction_spans
@@ -25,48 +27,86 @@ from bnlint.source.slice import module_slice
 
 def execute(source: SourceFile, wanted: tuple[str, ...] | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Execute the slice of a file that defines and builds models; its namespace and notes for the reader."""
-    path = source.path.resolve()
     part = module_slice(source, wanted)
+    code = compile(part.tree, str(source.path.resolve()), "exec", dont_inherit=True)
+    with opened(source) as module:
+        if not module.imported:
+            _run(code, module)
+    lost = [
+        f"the loop in line {line} was not executed, though it fills {name}, of which a model is built"
+        for line, name in part.lost
+    ]
+    return module.namespace, (*module.notes, *dict.fromkeys(map(str, module.weights)), *lost)
+
+
+@dataclass
+class OpenModule:
+    """A module of the user's that is being filled; `imported` says that its package has imported it already."""
+
+    name: str
+    path: Path
+    package: str
+    namespace: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    weights: list[WeightsNotLoaded] = field(default_factory=list)
+    imported: bool = False
+
+    def start(self) -> None:
+        """Begin with an empty module."""
+        module = types.ModuleType(self.name)
+        module.__file__ = str(self.path)
+        module.__package__ = self.package
+        sys.modules[self.name] = module
+        self.namespace = vars(module)
+
+    def locate(self, name: str) -> bool:
+        """Add the folder above the file that holds a module to the path; False where none does."""
+        missing = name.partition(".")[0]
+        folder = next((str(above) for above in self.path.parents[1:5] if _holds(above, missing)), None)
+        if folder is None or folder == sys.path[0]:
+            return False
+        first_in_path(folder)
+        return True
+
+
+@contextmanager
+def opened(source: SourceFile) -> Iterator[OpenModule]:
+    """The conditions under which the statements of a file are executed, and the module that they fill."""
+    path = source.path.resolve()
     root, name, package = _identity(source)
-    notes: list[str] = []
+    module = OpenModule(name, path, package)
     _forget_local_modules()
     # inside a package Python looks in the package's root, for a script in the script's folder
     folders = (str(root), str(Path.cwd()), str(path.parent)) if package else (str(path.parent), str(Path.cwd()))
     for folder in reversed(dict.fromkeys(folders)):
         first_in_path(folder)
-    weights: list[WeightsNotLoaded] = []
     with (
         _remembered(set(sys.modules), roots_of(path)),
-        imports(display_path(source.path), roots_of(path), weights),
+        imports(display_path(source.path), roots_of(path), module.weights),
     ):
         if package:
-            _import_parents(package, root, notes)
+            _import_parents(package, root, module.notes)
         if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
-            return vars(sys.modules[name]), tuple(notes)  # its own package has imported it already
-        code = compile(part.tree, str(path), "exec", dont_inherit=True)
-        namespace = _run(code, name, path, package, set())
-    notes += dict.fromkeys(str(item) for item in weights)
-    for line, name in part.lost:
-        notes.append(f"the loop in line {line} was not executed, though it fills {name}, of which a model is built")
-    return namespace, tuple(notes)
+            module.namespace, module.imported = vars(sys.modules[name]), True
+        else:
+            module.start()
+        yield module
 
 
-def _run(code: types.CodeType, name: str, path: Path, package: str, tried: set[str]) -> dict[str, Any]:
+def _run(code: types.CodeType, module: OpenModule) -> None:
     """Execute a module; a folder above the file that holds a module it misses is added to the path."""
-    module = types.ModuleType(name)
-    module.__file__ = str(path)
-    module.__package__ = package
-    sys.modules[name] = module
-    try:
-        exec(code, vars(module))  # the user's definitions and models: what bnlint is for
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        folder = next((str(above) for above in path.parents[1:5] if _holds(above, missing)), None)
-        if folder is None or missing in tried:
-            raise
-        first_in_path(folder)
-        return _run(code, name, path, package, {*tried, missing})
-    return vars(module)
+    tried: set[str] = set()
+    while True:
+        try:
+            exec(code, module.namespace)  # the user's definitions and models: what bnlint is for
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing in tried or not module.locate(missing):
+                raise
+            tried.add(missing)
+            module.start()
+        else:
+            return
 
 
 def _holds(folder: Path, module: str) -> bool:
@@ -89,6 +129,7 @@ def imports(shown: str, roots: tuple[str, ...], weights: list[WeightsNotLoaded])
             stack.enter_context(state_kept())
             stack.enter_context(weights_answered(weights))
             stack.enter_context(construction_spans(roots))
+            stack.enter_context(conversions_noted())
             stack.enter_context(without_initialisation())
             stack.enter_context(devices_answered())
             yield

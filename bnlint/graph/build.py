@@ -19,6 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from bnlint.errors import text_of
+from bnlint.graph.converted import conversions_noted
 from bnlint.graph.devices import devices_answered
 from bnlint.graph.spans import construction_spans
 from bnlint.graph.weights import WeightsNotLoaded, weights_answered
@@ -87,6 +88,7 @@ def build(make: Callable[[], Any], roots: tuple[str, ...], *, values: bool = Fal
                 state_kept(),
                 weights_answered(attempts),
                 construction_spans(roots),
+                conversions_noted(),
                 context(),
                 devices_answered(),
             ):

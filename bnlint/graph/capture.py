@@ -28,7 +28,7 @@ from bnlint.graph.intercept import norms_intercepted
 from bnlint.graph.layer import Layer, NormCall
 from bnlint.graph.live_spans import live_span
 from bnlint.graph.model_graph import ForwardError, ModelGraph
-from bnlint.graph.modules import train, walk, walk_parameters
+from bnlint.graph.modules import evaluate, train, walk, walk_parameters
 from bnlint.graph.nested import shapes
 from bnlint.graph.norms import layers_of, running_mean_of
 from bnlint.graph.record import Recorder, forward_error
@@ -75,6 +75,7 @@ class Capture:
         self._read_source = read_source
         self._graphs: dict[int, ModelGraph] = {}
         self._outputs: dict[int, Any] = {}
+        self._evaluations: dict[int, ModelGraph] = {}
         self._real: nn.Module | None = None
         self._varying: frozenset[tuple[int, str]] | None = None  # known once the recording needs real values
         self._input_error: ForwardError | None = None
@@ -100,6 +101,12 @@ class Capture:
         if batch_size not in self._graphs:
             self._graphs[batch_size] = self._climb_down(batch_size)
         return self._graphs[batch_size]
+
+    def evaluation_graph(self, batch_size: int) -> ModelGraph:
+        """The forward pass in evaluation mode, recorded as `graph` was; cached."""
+        if batch_size not in self._evaluations:
+            self._evaluations[batch_size] = self._evaluated(batch_size)
+        return self._evaluations[batch_size]
 
     def output_shape(self, batch_size: int) -> Any:
         """The shape of the output at a batch size; None where the forward fails. Cheaper than a graph."""
@@ -147,6 +154,18 @@ class Capture:
         self._varying = _varying_calls(second, self._record(real, batch_size, "real", seed=1))
         return _marked(second, self._varying)
 
+    def _evaluated(self, batch_size: int) -> ModelGraph:
+        step = self.graph(batch_size).step
+        if self.inputs is None:
+            return _not_run(batch_size, "modules", self._input_error)
+        real = self._real if step == "real" else None
+        try:
+            model = copy.deepcopy(real or self.model)  # `eval()` may do more than to set the mode
+            evaluate(model)
+        except Exception as failure:  # the user's class
+            return _not_run(batch_size, "partial", forward_error(failure, None))
+        return self._record(model, batch_size, "meta" if real is None else "real")
+
     def _record(self, model: nn.Module, batch_size: int, step: str, seed: int = 0) -> ModelGraph:
         assert self.inputs is not None
         with state_kept(), weights_answered([]):
@@ -156,7 +175,7 @@ class Capture:
                 args, kwargs = self.inputs.tensors(batch_size, make)
             except (RuntimeError, MemoryError) as failure:  # a size that no memory holds
                 return _not_run(batch_size, "partial", forward_error(failure, None))
-            layers = self._by_path if model is self.model else self._layers_of_real()
+            layers = self._by_path if model is not self._real else self._layers_of_real()
             with torch.set_grad_enabled(step == "meta"):
                 graph = Recorder(model, layers).record(args, kwargs, batch_size, step)
         calls = (

@@ -11,7 +11,7 @@ import linecache
 import os
 import sysconfig
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, TracebackType
 
 import torch
 
@@ -50,6 +50,11 @@ def span_of_frame(frame: FrameType) -> Span | None:
     if key not in _spans:
         _spans[key] = _span_of_code(frame.f_code, frame.f_lasti)
     return _spans[key]
+
+
+def span_of_traceback(traceback: TracebackType) -> Span | None:
+    """The source span of the instruction at which an exception passed through a frame."""
+    return _span_of_code(traceback.tb_frame.f_code, traceback.tb_lasti)
 
 
 def _span_of_code(code: CodeType, instruction: int) -> Span | None:

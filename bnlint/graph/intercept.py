@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,14 +13,14 @@ import torch.overrides
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from bnlint.graph.meta_kernels import PLACES, answer
+from bnlint.graph.meta_kernels import KERNELS, PLACES, answer
 
 
 @contextmanager
-def norms_intercepted() -> Iterator[None]:
+def norms_intercepted(kernels: Collection[Callable[..., Any]] = KERNELS) -> Iterator[None]:
     """While active, a norm over a single value does not raise: the rules judge it from its shape.
 
-    On meta tensors the norms and other operations that are slow there are answered by `meta_kernels`.
+    On meta tensors these kernels, the norms and other operations that are slow there, are answered by `meta_kernels`.
     """
 
     def unchecked(size: Any) -> None:
@@ -29,7 +30,7 @@ def norms_intercepted() -> Iterator[None]:
     patches: list[tuple[Any, str, Any]] = [
         (functional, "_verify_batch_size", unchecked),
         (functional, "_verify_spatial_size", unchecked),
-        *((owner, name, _shortcut(getattr(owner, name))) for owner, name in PLACES),
+        *((owner, name, _shortcut(kernel)) for owner, name in PLACES if (kernel := getattr(owner, name)) in kernels),
     ]
     with ExitStack() as stack:
         for owner, name, value in patches:
@@ -39,6 +40,7 @@ def norms_intercepted() -> Iterator[None]:
 
 
 def _shortcut(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(kernel)  # F.relu hands itself, by its name in the module, to the recorder
     def run(*args: Any, **kwargs: Any) -> Any:
         if torch.overrides.has_torch_function(args[:1]):
             return kernel(*args, **kwargs)  # the recorder sees this call, and asks for the answer itself
@@ -49,8 +51,12 @@ def _shortcut(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def checkpoints_marked(enter: Callable[[], None], leave: Callable[[], None]) -> Iterator[None]:
-    """While active, activation checkpointing runs its function once, between `enter()` and `leave()`."""
+def checkpoints_marked(enter: Callable[[bool | None], None], leave: Callable[[], None]) -> Iterator[None]:
+    """While active, activation checkpointing runs its function once, between `enter(recomputes)` and `leave()`.
+
+    `recomputes` says whether the backward pass would run it again, None where that is not known: without autograd, or
+    under a `context_fn`, which may keep what it likes.
+    """
     module = torch.utils.checkpoint
     names = ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
     originals = {name: getattr(module, name) for name in names}
@@ -58,21 +64,24 @@ def checkpoints_marked(enter: Callable[[], None], leave: Callable[[], None]) -> 
     class Reentrant:
         @staticmethod
         def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-            enter()
+            # an autograd function whose inputs need no gradient has no backward
+            needed = any(isinstance(item, Tensor) and item.requires_grad for item in args)
+            enter(needed if torch.is_grad_enabled() else None)
             try:
                 return function(*args)
             finally:
                 leave()
 
-    def not_reentrant(*args: Any, **kwargs: Any) -> Iterator[None]:
-        enter()
+    def not_reentrant(function: Callable[..., Any], preserve: bool, context: Any, *args: Any, **kwargs: Any) -> Any:
+        plain = torch.is_grad_enabled() and context is module.noop_context_fn
+        enter(True if plain else None)
         try:
             yield
         finally:
             leave()
 
     module.CheckpointFunction = Reentrant  # type: ignore[misc,assignment]
-    module._checkpoint_without_reentrant_generator = not_reentrant
+    module._checkpoint_without_reentrant_generator = not_reentrant  # type: ignore[assignment]
     try:
         yield
     finally:

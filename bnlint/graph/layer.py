@@ -64,6 +64,17 @@ class Layer:
         return fix_with(title, self.edit_call(self, build), safe=safe)
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """An activation checkpoint: `span` is the call that asks for it, None outside the user's files.
+
+    `recomputes` says whether the backward pass runs its function a second time; None where that is not known.
+    """
+
+    span: Span | None
+    recomputes: bool | None
+
+
 @dataclass(frozen=True, eq=False)
 class NormCall:
     """One call of a norm in the traced forward pass.
@@ -73,7 +84,7 @@ class NormCall:
     norm, per position for layer and RMS norm). `uses_batch_statistics` is False for a batch norm in eval mode with
     running statistics. `checked` is False where torch does not refuse a single value, as `torch.batch_norm`
     called directly. `data_dependent` says that the number of rows comes from a data-dependent operation, named
-    by `data_dependent_origin`.
+    by `data_dependent_origin`. `checkpoint` is the activation checkpoint that the call runs in.
     """
 
     layer: Layer
@@ -84,7 +95,11 @@ class NormCall:
     checked: bool = True
     data_dependent: bool = False
     data_dependent_origin: str | None = None
-    checkpointed: bool = False
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def checkpointed(self) -> bool:
+        return self.checkpoint is not None
 
     @property
     def path(self) -> str:

@@ -47,7 +47,7 @@ def _norm(kernel: Kernel, source: Tensor, args: Arguments, kwargs: Mapping[str, 
         tensor = bound.get(name)
         if tensor is not None and tensor.numel() != elements:
             return None
-    return source.clone()
+    return _following(source, bound.get("weight")).clone()
 
 
 def _elementwise(kernel: Kernel, source: Tensor, args: Arguments, kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -65,7 +65,7 @@ def _linear(kernel: Kernel, source: Tensor, args: Arguments, kwargs: Mapping[str
         return None
     if bias is not None and (bias.shape != weight.shape[:1] or bias.device != source.device):
         return None
-    return _with_last_axis(source, weight.shape[0])
+    return _with_last_axis(_following(source, weight), weight.shape[0])
 
 
 def _attention(kernel: Kernel, source: Tensor, args: Arguments, kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -78,6 +78,13 @@ def _attention(kernel: Kernel, source: Tensor, args: Arguments, kwargs: Mapping[
     if query.shape[:2] != key.shape[:2] or key.shape[:-1] != value.shape[:-1]:
         return None
     return _with_last_axis(query, value.shape[-1])
+
+
+def _following(source: Tensor, weight: Tensor | None) -> Tensor:
+    """The source, requiring a gradient where the weight does: models ask for it before they checkpoint."""
+    if weight is None or not weight.requires_grad or source.requires_grad:
+        return source
+    return source.detach().requires_grad_()
 
 
 def _with_last_axis(source: Tensor, size: int) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.fx import Graph, Node
 
+    from bnlint.diagnostic import Span
     from bnlint.graph.layer import NormCall
     from bnlint.graph.layout import FeatureAxis
 
@@ -36,7 +37,8 @@ class ModelGraph:
 
     `called_modules` are the paths of the modules that ran, `used_parameters` those of the parameters that an
     operation or a leaf module read, `opaque_modules` those that cannot be looked into (scripted ones). `drew_random`
-    says that the forward drew from Python's or NumPy's global random generator.
+    says that the forward drew from Python's or NumPy's global random generator. `value_reads` are the places where it
+    read a value that depends on the input (`.item()`, the condition of an `if`): the module's path and the user's line.
 
     `fx` holds fx's node kinds; every node's `meta` has: "shape" (a tuple of ints, a nested list or dict of such tuples
     for several tensors, or None), "dtype" (likewise, names as "float32"), "op" (the name of the function, method or
@@ -62,6 +64,7 @@ class ModelGraph:
     used_parameters: frozenset[str] = field(default_factory=frozenset)
     opaque_modules: tuple[str, ...] = ()
     drew_random: bool = False
+    value_reads: tuple[tuple[str, Span], ...] = ()
 
     def calls(self, kind: str) -> tuple[NormCall, ...]:
         """The norm calls of one kind ("batch", "instance", "group", "layer", "rms") in the order they ran."""

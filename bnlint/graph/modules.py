@@ -34,10 +34,20 @@ def walk_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def train(model: nn.Module) -> None:
     """Put a model in training mode, also where a class has a `train` method of another meaning."""
+    _set_mode(model, "train", training=True)
+
+
+def evaluate(model: nn.Module) -> None:
+    """Put a model in evaluation mode, also where a class has an `eval` method of another meaning."""
+    _set_mode(model, "eval", training=False)
+
+
+def _set_mode(model: nn.Module, name: str, *, training: bool) -> None:
+    method = getattr(model, name)
     try:
-        inspect.signature(model.train).bind()
+        inspect.signature(method).bind()
     except TypeError:  # `def train(self, loader, epochs)`
         for _, module in walk(model):
-            module.training = True
+            module.training = training
         return
-    model.train()
+    method()

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
 
+from bnlint.diagnostic import Span
 from bnlint.errors import text_of
 from bnlint.graph import datadependent, norms
 from bnlint.graph.build import random_state
@@ -33,7 +34,7 @@ from bnlint.graph.intercept import (
     has_wrong_width,
     norms_intercepted,
 )
-from bnlint.graph.layer import Layer, NormCall
+from bnlint.graph.layer import Checkpoint, Layer, NormCall
 from bnlint.graph.meta_kernels import KERNELS, answer
 from bnlint.graph.model_graph import ForwardError, ModelGraph
 from bnlint.graph.modules import walk
@@ -49,6 +50,10 @@ _QUERIES = frozenset(
         "__len__", "__hash__", "__repr__", "__format__", "is_same_size", "untyped_storage",
     }
 )  # fmt: skip
+# What reads values out of a tensor, so that Python may decide by them.
+_READS = frozenset(
+    {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "equal", "allclose", "is_nonzero"}
+)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -56,7 +61,10 @@ class Recorder(fx.Tracer):
     """Records one forward pass of a module; made anew for each pass.
 
     `layers` are the views of the norm layers by path, `prefix` the path of the module itself within the model.
+    `kernels` are answered by `meta_kernels`, which knows shapes and not every gradient.
     """
+
+    kernels = KERNELS
 
     def __init__(self, model: nn.Module, layers: Mapping[str, Layer], prefix: str = "") -> None:
         super().__init__()
@@ -78,10 +86,11 @@ class Recorder(fx.Tracer):
         self.calls: list[int] = [0]
         self.call_count = 0
         self.norm_calls: list[NormCall] = []
+        self.value_reads: list[tuple[str, Span]] = []
         self.called: set[str] = set()
         self.used_parameters: set[str] = set()
         self.opaque: list[str] = []
-        self.checkpoints = 0
+        self.checkpoints: list[Checkpoint] = []
         self.in_leaf = False
         self.failed_module: str | None = None
         self.sizes = datadependent.Sizes()
@@ -140,7 +149,7 @@ class Recorder(fx.Tracer):
         meta["module"] = self.stack[-1]
         meta["owner_call"] = self.calls[-1]
         meta["span"] = None if frame is None else span_of_frame(frame)
-        meta["checkpointed"] = self.checkpoints > 0
+        meta["checkpointed"] = bool(self.checkpoints)
 
     def add(self, op: str, target: Any, name: str, args: Any, kwargs: Any) -> fx.Node:
         """A new node whose tensor arguments are replaced by their nodes."""
@@ -195,6 +204,8 @@ class Recorder(fx.Tracer):
             return value
         if name in _QUERIES:
             return func(*args, **kwargs)
+        if name in _READS:
+            self.note_read(args)
         if self.stand_ins:
             args, kwargs = self.replaced(args), self.replaced(kwargs)
         if is_move(name) and args and isinstance(args[0], Tensor):
@@ -210,6 +221,14 @@ class Recorder(fx.Tracer):
             self.record_function(func, name, args, kwargs, value)
         return value
 
+    def note_read(self, args: tuple[Any, ...]) -> None:
+        """Remember the line that reads a value which depends on the input."""
+        frame = calling_frame(sys._getframe(3))
+        span = None if frame is None else span_of_frame(frame)
+        tensors = [item for item in args if isinstance(item, Tensor)]
+        if span is not None and any(self.node_of(item).meta["from_input"] for item in tensors):
+            self.value_reads.append((self.stack[-1], span))
+
     def record_function(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> None:
         frame = calling_frame(sys._getframe(2))
         method = getattr(func, "__objclass__", None) is not None or name.startswith("__")
@@ -221,7 +240,7 @@ class Recorder(fx.Tracer):
 
     def run(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function; where a meta tensor meets one on the CPU, or a size depends on data, help it over."""
-        if func in KERNELS and (value := answer(func, args, kwargs)) is not None:
+        if func in self.kernels and (value := answer(func, args, kwargs)) is not None:
             return value
         try:
             return func(*args, **kwargs)
@@ -409,15 +428,16 @@ class Recorder(fx.Tracer):
                 checked=checked,
                 data_dependent=origin is not None,
                 data_dependent_origin=origin,
-                checkpointed=self.checkpoints > 0,
+                checkpoint=self.checkpoints[-1] if self.checkpoints else None,
             )
         )
 
-    def enter_checkpoint(self) -> None:
-        self.checkpoints += 1
+    def enter_checkpoint(self, recomputes: bool | None) -> None:
+        frame = calling_frame(sys._getframe(1))
+        self.checkpoints.append(Checkpoint(None if frame is None else span_of_frame(frame), recomputes))
 
     def leave_checkpoint(self) -> None:
-        self.checkpoints -= 1
+        self.checkpoints.pop()
 
     # The pass -------------------------------------------------------------------------------------------------
 
@@ -433,7 +453,7 @@ class Recorder(fx.Tracer):
         output: Any = None
         drawn = random_state()
         try:
-            with _recording(self):
+            with recording(self):
                 output = self.root(*args, **kwargs)
                 if inspect.isgenerator(output):
                     output = list(output)  # nothing of it has run before
@@ -453,6 +473,7 @@ class Recorder(fx.Tracer):
             batch_size=batch_size,
             inputs=tuple(inputs),
             norm_calls=tuple(self.norm_calls),
+            value_reads=tuple(dict.fromkeys(self.value_reads)),
             output=None if error else shapes(output),
             step=step if error is None else "partial",
             coverage=1.0 if error is None else (done / len(total) if total else 0.0),
@@ -484,7 +505,8 @@ class _Mode(TorchFunctionMode):
 
 
 @contextmanager
-def _recording(recorder: Recorder) -> Iterator[None]:
+def recording(recorder: Recorder) -> Iterator[None]:
+    """While active, a recorder sees every function of torch and every call of a module."""
     original = nn.Module.__call__
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -493,7 +515,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(setattr, nn.Module, "__call__", original)
         nn.Module.__call__ = call  # type: ignore[method-assign]
-        stack.enter_context(norms_intercepted())
+        stack.enter_context(norms_intercepted(recorder.kernels))
         stack.enter_context(checkpoints_marked(recorder.enter_checkpoint, recorder.leave_checkpoint))
         if "torch._dynamo" in sys.modules:  # what torch.compile wraps is recorded as the user wrote it
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -503,7 +525,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
 
 # How torch words the failure of an operation on tensors without values, on a mix of those and real ones, or among
 # ranks: bnlint runs one process without a group.
-_VALUE_ERRORS = (
+VALUE_ERRORS = (
     "meta tensor", "Meta tensor", "meta device", "device meta", "'Meta'", "Meta backend", "'meta'", "data-dependent",
     "Meta tensors", "aten::_local_scalar_dense", "FakeTensor", "not on the expected device",
     "found at least two devices", "process group has not been initialized",
@@ -522,7 +544,7 @@ def forward_error(failure: BaseException, module: str | None) -> ForwardError:
         path=None if place is None else display_path(place.filename),
         line=None if place is None else place.lineno,
         details="".join(traceback.format_exception(failure)),
-        values_missing=any(sign in message for sign in _VALUE_ERRORS),
+        values_missing=any(sign in message for sign in VALUE_ERRORS),
     )
 
 
