@@ -4,6 +4,9 @@ from bnlint.context import ENOUGH_SAMPLES, Context
 from bnlint.diagnostic import Applicability, Diagnostic, Edit, Fix, NotChecked, Severity, Span
 from bnlint.graph.layer import Layer, NormCall, listed
 from bnlint.graph.model_graph import ModelGraph
+from bnlint.program import events
+from bnlint.program.evaluation import Evaluation, happens_beside
+from bnlint.program.installed import torch_version
 from bnlint.rule import Invalid, Rule, Valid
 from bnlint.training.config import Loader, TrainingConfig, pieces
 from bnlint.training.scaling import BatchScaling, shown_rate
@@ -15,6 +18,7 @@ __all__ = [
     "Context",
     "Diagnostic",
     "Edit",
+    "Evaluation",
     "Fix",
     "Invalid",
     "Layer",
@@ -27,7 +31,10 @@ __all__ = [
     "Span",
     "TrainingConfig",
     "Valid",
+    "events",
+    "happens_beside",
     "listed",
     "pieces",
     "shown_rate",
+    "torch_version",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bnlint.diagnostic import Fix, Span
+    from bnlint.graph.branches import Branch
     from bnlint.graph.capture import Capture
+    from bnlint.graph.conversion import Loss
     from bnlint.graph.layer import Layer
     from bnlint.graph.model_graph import ModelGraph
+    from bnlint.graph.step.result import StepResult
+    from bnlint.program.program import Program
+    from bnlint.program.events import Export, Forward
+    from bnlint.program.mode_layers import ModeLayers
+    from bnlint.program.values import Allocation, Model
 
 DEFAULT_BATCH_SIZE = 2  # traced when the batch size is unknown; a rule that needs the real one says so
 ENOUGH_SAMPLES = 8  # behind a batch statistic; with fewer the error of batch norm models rises steeply
@@ -28,7 +35,8 @@ class Context:
     """One target as rules see it: the model, its traced graphs, its sources and the training facts.
 
     `model` is the module in training mode (on the meta device when bnlint built it): read it, never change it. A
-    context of the training facts alone has no model: only rules that need nothing else are run on it.
+    context of the training facts alone has no model: only rules that need nothing else are run on it. `step` names the
+    function that runs one training step ("train.py:train_step"), where the settings name one.
     """
 
     def __init__(
@@ -37,11 +45,18 @@ class Context:
         training: TrainingConfig,
         read_source: Callable[[Path], SourceFile | None],
         source: SourceFile | None = None,
+        step: str | None = None,
+        *,
+        program: Program | None = None,
+        models: tuple[Context, ...] = (),
     ) -> None:
         self._captured = capture
         self._read_source = read_source
         self.training = training
         self.source = source  # the target's own file, None for a live module or an importable object
+        self._step = step
+        self.program = program  # what the script does; None in the context of one model
+        self.models = models  # in the context of a script: those of the models that it builds
 
     @property
     def has_model(self) -> bool:
@@ -85,6 +100,61 @@ class Context:
         The one-value check of the norms is intercepted, so tracing goes on past a norm that would raise.
         """
         return self._capture.graph(batch_size or self.batch_size)
+
+    def evaluation_graph(self, batch_size: int | None = None) -> ModelGraph:
+        """The forward pass in evaluation mode, traced at a batch size (default: the configured one); cached."""
+        return self._capture.evaluation_graph(batch_size or self.batch_size)
+
+    @cached_property
+    def dry_step(self) -> StepResult | None:
+        """One training step on tensors without values; None where the target has none that could be called.
+
+        It is the function that the settings name, else the model's own `training_step`, as Lightning has it.
+        """
+        if self._captured is None:
+            return None
+        from bnlint.steps import dry_step
+
+        return dry_step(self._capture, self._step, self.training, self.batch_size, self._read_source)
+
+    def model_of(self, allocation: Allocation) -> Context | None:
+        """The captured model that a construction in the script builds; None where it was not captured."""
+        if allocation.is_parameter:
+            return None
+        place = allocation.module.span(allocation.node)
+        for context in self.models:
+            span = context.span_of("")
+            if span is not None and span.path == place.path and place.line <= span.line <= (place.end_line or place.line):
+                return context
+        if allocation.cls is None:
+            return None
+        name = allocation.cls.name
+        return next((context for context in self.models if type(context.model).__name__ == name), None)
+
+    def mode_dependent(self, model: Model) -> ModeLayers:
+        """The layers of a model in the script that compute something else in training than in evaluation."""
+        from bnlint.program.mode_layers import captured_layers, stated_layers
+        from bnlint.program.values import Model
+
+        assert self.program is not None
+        context = self.model_of(model.allocation)
+        copied = model.allocation.parts[0] if model.allocation.origin in ("copy", "average") else None
+        if context is None and isinstance(copied, Model) and not copied.path:
+            return self.mode_dependent(Model(copied.allocation, model.path.removeprefix("module").removeprefix(".")))
+        known = None if context is None else captured_layers(context.modules, model.path)
+        return known or stated_layers(self.program.layers(model))
+
+    def name_in(self, event: Forward | Export) -> str:
+        """What the script calls the model that it calls or exports, as "self.model"; "the model" for an expression."""
+        from bnlint.program.insertion import receiver_of
+
+        return receiver_of(event) or "the model"
+
+    def insert_call(self, call: Forward | Export, method: str, *, title: str) -> Fix:
+        """A fix that calls a method of a model (`eval()`) before the block in which the script calls or exports it."""
+        from bnlint.program.insertion import insert_before
+
+        return insert_before(call, method, title=title)
 
     def output_shape(self, batch_size: int) -> Any:
         """The shape of the model's output at a batch size, nested as the model returns it; cheaper than `graph`."""
@@ -149,6 +219,26 @@ class Context:
             return 1  # without a process group SyncBatchNorm is a plain batch norm
         return training.world_size
 
+    def lost_in_conversion(self, layer: Layer, *, converted: bool) -> Loss | None:
+        """What `SyncBatchNorm.convert_sync_batchnorm` has taken from a layer (`converted`) or would take from it.
+
+        None where it loses nothing. The layer is looked at with the input that it gets in the model.
+        """
+        from bnlint.graph.conversion import already_lost, lost_in_conversion
+
+        shapes = {call.path: call.shape for call in self.graph().norm_calls}
+        look = already_lost if converted else lost_in_conversion
+        return look(layer.module, shapes.get(layer.path))
+
+    def branches(self, layers: Iterable[Layer]) -> Iterator[Branch]:
+        """The conditions in the forward on which it depends whether these layers run, where ranks may disagree."""
+        from bnlint.graph.branches import branches
+
+        paths = {layer.path for layer in layers}
+        if not paths:
+            return iter(())
+        return branches(self.model, self.graph(), self.read_source, paths)
+
     def frozen(self, layer: Layer) -> bool:
         """Whether the run leaves a layer's parameters as they are: by `requires_grad`, or by a pattern of `frozen`."""
         if layer.affine and not layer.trainable and not layer.functional:
@@ -173,6 +263,21 @@ class Context:
     def replace_module_argument(self, path: str, name: str, value: str, *, title: str, safe: bool = False) -> Fix:
         """A fix that writes `name=value` into the call that constructed the module at a path; else advice."""
         return self._capture.replace_module_argument(path, name, value, title=title, safe=safe)
+
+    def replace_call_argument(
+        self, span: Span, name: str, value: str, *, title: str, position: int | None = None, safe: bool = False
+    ) -> Fix:
+        """A fix that writes `name=value` into the call at a span; advice where there is no literal to replace.
+
+        `position` is the index at which the call may pass the argument positionally.
+        """
+        from bnlint.source.edits import fix_with, replace_argument
+
+        source = self.read_source(span.path)
+        call = None if source is None else source.call_at(span.line, span.column, span.end_line, span.end_column)
+        if source is None or call is None:
+            return fix_with(title, None)
+        return fix_with(title, replace_argument(source, call, name, value, position=position), safe=safe)
 
     def read_source(self, path: str) -> SourceFile | None:
         """The parsed source file that a span points into; None when there is no readable file."""

@@ -81,6 +81,8 @@ def _unmet(need: str, context: Context) -> str | None:
         return "the model could not be built"
     if need == "modules":
         return None
+    if need == "script":
+        return None if context.program is not None else "no script was read"
     if need == "graph":
         graph = context.graph()
         return "the forward pass could not be recorded" if graph.step == "modules" else None

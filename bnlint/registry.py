@@ -26,7 +26,7 @@ OWN_DISTRIBUTION = "bnlint"
 _CODE = re.compile(r"[A-Z]{2,8}\d{3,4}")
 _OWN_CODE = re.compile(r"BN\d{3}")
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_NEEDS = frozenset({"graph", "modules", *(f"training.{field}" for field in FIELDS)})
+_NEEDS = frozenset({"graph", "modules", "script", *(f"training.{field}" for field in FIELDS)})
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _missing(rule: type[Rule], package: str) -> Iterator[tuple[str, str]]:
         if need not in _NEEDS:
             yield (
                 f"needs {need!r}",
-                "name 'graph', 'modules' or a training fact such as 'training.batch_size'",
+                "name 'graph', 'modules', 'script' or a training fact such as 'training.batch_size'",
             )
 
 

@@ -11,7 +11,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +216,14 @@ def _options(case: Valid | Invalid) -> Options:
 
 def _lint(rule: Rule, path: Path, case: Valid | Invalid) -> TargetResult:
     package = type(rule).__module__.partition(".")[0]
-    (result,) = check_target(f"{path}:model", _options(case), (Loaded(rule, package),))
-    return result
+    loaded = (Loaded(rule, package),)
+    if "script" not in rule.needs:
+        (result,) = check_target(f"{path}:model", _options(case), loaded)
+        return result
+    results = list(check_target(str(path), _options(case), loaded)) or [TargetResult(str(path), "script")]
+    found = tuple(item for result in results for item in result.diagnostics)
+    said = tuple(item for result in results for item in result.not_checked)
+    return replace(results[-1], diagnostics=found, not_checked=said)
 
 
 def _own(rule: Rule, result: TargetResult) -> list[Diagnostic]:

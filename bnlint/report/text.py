@@ -177,6 +177,8 @@ def _status(target: TargetResult) -> str:
             return f"the forward was not traced, only the module tree was checked{given}"
         case "configuration":
             return "the training facts of this file were checked, no model"
+        case "script":
+            return "what this script does was checked, no model"
         case _:
             return "not checked"
 
@@ -241,8 +243,9 @@ def _summary(printer: Printer, report: Report, seconds: float | None) -> None:
 def _checked_words(checked: Sequence[TargetResult]) -> str:
     """ "2 models", "1 training file", or both."""
     files = sum(target.status == "configuration" for target in checked)
-    models = len(checked) - files
-    words = ([counted(models, "model")] if models or not files else []) + (
-        [counted(files, "training file")] if files else []
-    )
+    scripts = sum(target.status == "script" for target in checked)
+    models = len(checked) - files - scripts
+    words = [counted(models, "model")] if models or not (files or scripts) else []
+    words += [counted(files, "training file")] if files else []
+    words += [counted(scripts, "script")] if scripts else []
     return " and ".join(words)

@@ -1,0 +1,208 @@
+"""Events: what a followed script does that a rule may want to know, each with its place and its paths."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+
+from bnlint.diagnostic import Span
+from bnlint.program.freezing import Freezing
+from bnlint.program.module import Module
+from bnlint.program.state import Assumption, Mode
+from bnlint.program.values import Allocation, Criterion, Loader, Model, Value
+
+
+@dataclass(frozen=True)
+class Where:
+    """A place in the program and how it was reached.
+
+    `functions` and `loops` are those around it, outermost first, through the calls that led there; `calls` are
+    these calls. `entry` says that the path begins in a function that nothing in the program calls.
+    """
+
+    node: ast.AST
+    module: Module = field(repr=False)
+    functions: tuple[ast.AST, ...] = ()
+    loops: tuple[ast.AST, ...] = ()
+    calls: tuple[ast.AST, ...] = ()
+    conditions: tuple[ast.AST, ...] = ()  # the `if` statements around it
+    own_loops: int = 0  # how many of the loops stand in the innermost function
+    entry: bool = False
+
+    @property
+    def span(self) -> Span:
+        return self.module.span(self.node)
+
+    @property
+    def function_names(self) -> tuple[str, ...]:
+        return tuple(getattr(node, "name", "") for node in self.functions)
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    where: Where
+    assumptions: frozenset[Assumption]
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """Frozen parameters of a model that is called, with the mode of the part that they belong to and of its norms."""
+
+    freezing: Freezing
+    mode: Mode
+    norms: Mode | None
+
+
+@dataclass(frozen=True, eq=False)
+class Forward(Event):
+    """A call of a model (`path`: of a part of it), with its mode and whether gradients are recorded.
+
+    `norms` is the mode of its norm layers where they were set apart from the model, `parts` are the modes of parts
+    that were. `arguments` are the values it gets, `used` says whether the result is.
+    """
+
+    model: Model
+    mode: Mode
+    norms: Mode | None
+    gradients: bool | None
+    gradient_node: ast.AST | None
+    arguments: tuple[Value, ...]
+    used: bool
+    frozen: tuple[FrozenPart, ...] = ()  # its parameters that were taken out of training
+    parts: tuple[tuple[str, Mode], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Backward(Event):
+    """A call that computes gradients, of values that come from these model calls (none known: empty)."""
+
+    forwards: frozenset[Forward]
+
+
+@dataclass(frozen=True, eq=False)
+class Step(Event):
+    """A step of an optimiser."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModeChange(Event):
+    """A call of `train()` or `eval()`; `undone` is the mode of norm layers that it overwrites."""
+
+    model: Model
+    mode: Mode
+    norms_only: bool = False
+    undone: Mode | None = None
+    undone_path: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightsLoaded(Event):
+    """A call that gives a model the weights of a checkpoint."""
+
+    model: Model
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen(Event):
+    """Parameters taken out of training, or put back (`trainable`; None: one or the other).
+
+    `whole` unless a condition picks some of them.
+    """
+
+    model: Model
+    whole: bool
+    trainable: bool | None = False
+
+
+@dataclass(frozen=True, eq=False)
+class Export(Event):
+    """A model handed to an exporter or a tracer, by the exporter's full name."""
+
+    model: Model
+    mode: Mode
+    exporter: str
+    keywords: tuple[tuple[str, Value], ...]
+    example: tuple[Value, ...] = ()
+    norms: Mode | None = None  # the mode of its norm layers where they were set apart from the model
+
+
+@dataclass(frozen=True, eq=False)
+class Saved(Event):
+    """A model that is written to a file: "state" (its state alone), "pickle", "jit" (as torch.jit or a converter does)."""
+
+    model: Model
+    kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class Wrapped(Event):
+    """A model that is wrapped: "ddp", "dp", "fsdp", "compile"."""
+
+    model: Model
+    kind: str
+    keywords: tuple[tuple[str, Value], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Converted(Event):
+    """`convert_sync_batchnorm` of a model, by the full name of the function."""
+
+    model: Model
+    converter: str
+
+
+@dataclass(frozen=True, eq=False)
+class LossComputed(Event):
+    """A loss of a prediction and a target."""
+
+    criterion: Criterion
+    prediction: Value
+    target: Value
+    prediction_node: ast.AST | None = None
+    target_node: ast.AST | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LoaderBuilt(Event):
+    """A data loader that is constructed."""
+
+    loader: Loader
+
+
+@dataclass(frozen=True, eq=False)
+class LoaderUsed(Event):
+    """A loop over a data loader, or a batch that is taken from it."""
+
+    loader: Loader
+
+
+@dataclass(frozen=True, eq=False)
+class Averaged(Event):
+    """Parameters of one model averaged or copied into another; `buffers`: whether its buffers are, too."""
+
+    target: Model
+    source: Model | None
+    buffers: bool | None
+    kind: str  # "AveragedModel", "parameters"
+
+
+@dataclass(frozen=True, eq=False)
+class StatisticsUpdated(Event):
+    """`update_bn(loader, model)`: running statistics that are computed anew."""
+
+    model: Model
+
+
+@dataclass(frozen=True, eq=False)
+class Managed(Event):
+    """A framework that sets the modes of a model by itself: "lightning", "transformers", "fastai", "ignite"."""
+
+    framework: str
+    models: frozenset[Allocation]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpointed(Event):
+    """A part of a model that runs under activation checkpointing."""
+
+    model: Model | None
