@@ -1,0 +1,52 @@
+# bnlint check repaired.py --input 16
+# expect: nothing
+"""Mixup with two sets of labels, each with its part of the loss."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+CLASSES = 4
+
+
+class Classifier(nn.Module):
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(16, width, bias=False),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            nn.Linear(width, CLASSES),
+        )
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.layers(rows)
+
+
+def mixed(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Every sample blended with another one of the batch."""
+    weight = 0.3
+    order = torch.randperm(len(rows))
+    return weight * rows + (1 - weight) * rows[order], labels, labels[order], weight
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randn(256, 16), torch.randint(0, CLASSES, (256,)))
+    loader = DataLoader(data, batch_size=32, shuffle=True, drop_last=True)
+    model = Classifier()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(3):
+        model.train()
+        for rows, labels in loader:
+            rows, first, second, weight = mixed(rows, labels)
+            output = model(rows)
+            loss = weight * F.cross_entropy(output, first) + (1 - weight) * F.cross_entropy(output, second)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+
+if __name__ == "__main__":
+    main()
