@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bnlint.context import Context
 from bnlint.diagnostic import Diagnostic, Fix, NotChecked, Severity
 from bnlint.options import Options
-from bnlint.page import ALWAYS_SHOWN, page_of
+from bnlint.page import is_always_shown, page_of
 from bnlint.registry import Loaded, fit
 from bnlint.source.suppressions import Suppressions
 from bnlint.training.documents import DATA_SUFFIXES
@@ -123,7 +123,7 @@ def with_severity(diagnostic: Diagnostic, options: Options) -> Diagnostic:
     if not stated:
         return diagnostic
     severity = Severity(stated[-1])  # what flags say stands behind what settings say
-    if diagnostic.code in ALWAYS_SHOWN and severity.rank < diagnostic.severity.rank:
+    if is_always_shown(diagnostic) and severity.rank < diagnostic.severity.rank:
         return diagnostic  # lowering it would turn a run green that saw nothing
     return replace(diagnostic, severity=severity)
 
@@ -132,7 +132,7 @@ def unsuppressed(found: Iterable[Diagnostic], context: Context, options: Options
     comments: dict[str | None, Suppressions | None] = {}
 
     def is_shown(diagnostic: Diagnostic) -> bool:
-        if diagnostic.code in ALWAYS_SHOWN:
+        if is_always_shown(diagnostic):
             return True
         if _is_ignored(diagnostic, context, options):
             return False

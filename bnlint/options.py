@@ -15,8 +15,9 @@ class Options:
     in order, the later overrides. `severities` maps a code to a level. `ignore_modules` maps patterns of module paths,
     `file_ignores` patterns of absolute paths, to the codes that are not shown there. `places` says where what is no
     flag stands: "bnlint.toml:3: select". `found_in_folders` are the targets that nobody named: they were met in a
-    folder. `config_map` maps a fact to its path in a home-grown training file. `isolated` leaves out what nobody
-    named: settings files and the training files beside a target.
+    folder. `config_map` maps a fact to its path in a home-grown training file. `step` is the function that runs one
+    training step, as "train.py:train_step". `isolated` leaves out what nobody named: settings files and the training
+    files beside a target.
     """
 
     select: tuple[str, ...] = ()
@@ -33,6 +34,7 @@ class Options:
     named_inputs: Mapping[str, Any] = field(default_factory=dict)
     found_in_folders: tuple[str, ...] = ()
     config_map: Mapping[str, str] = field(default_factory=dict)
+    step: str | None = None
     isolated: bool = False
     fail_level: str = "warning"
     timeout: float = 300.0

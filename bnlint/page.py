@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 
-from bnlint.diagnostic import Severity
+from bnlint.diagnostic import Diagnostic, Severity
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,26 @@ PAGES: tuple[Page, ...] = (
 
         The message gives the exception, the path of the module that raised it, and the line.
 
+        The same holds for a training step: the `training_step` of a model (as Lightning has it), or the function that
+        `step = "train.py:train_step"` names in the settings. One step runs without data: forward, loss, backward
+        and optimiser step, on a batch of the stated inputs and targets. Reported is what it raises with any
+        data; what may come of a batch, a value or an object that bnlint had to invent is said to be undecided. A loss
+        whose input and target differ in rows is BN501.
+
         ## Why it matters
 
         Rules that need the forward pass have only seen what ran before the failure. This finding stays in
-        the result whatever `--select` and `--ignore` say.
+        the result whatever `--select` and `--ignore` say, and no comment hides it.
+
+        A training step that raises stops training at its first batch, which may come after hours in a queue. Its
+        finding is one like any other: `--ignore BN902` and a comment `# bnlint: ignore[BN902]` on its line
+        leave it out.
 
         ## What to do
 
         When the inputs were assumed, state the real ones with `--input 3,224,224` (one flag for each
-        argument, without the batch axis) or with `inputs` in the training file. When they are right, the
-        model is at fault.
+        argument, without the batch axis) or with `inputs` in the training file, and those of a step's targets with
+        `--target :int64` or `targets`. When they are right, the model or the step is at fault.
         """,
     ),
     Page(
@@ -167,6 +177,11 @@ PAGES: tuple[Page, ...] = (
 
 # These say that something was not checked, so leaving them out would turn a run green that saw nothing.
 ALWAYS_SHOWN = frozenset({"BN900", "BN901", "BN902", "BN903", "BN904"})
+
+
+def is_always_shown(diagnostic: Diagnostic) -> bool:
+    """Whether nothing hides a finding. A training step that raises was seen all the same, and so was its model."""
+    return diagnostic.code in ALWAYS_SHOWN and "training_step" not in diagnostic.data
 
 
 def page_of(code: str) -> Page:

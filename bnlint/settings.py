@@ -35,7 +35,8 @@ class Target:
     """A target that the settings name, as one would name it in the working folder, with what they say of it.
 
     `inputs` and `targets` have the form of the native training file. `file` is the absolute path of the file or folder
-    that `model` names, where there is one. `places` maps a key to its "file:line".
+    that `model` names, where there is one. `places` maps a key to its "file:line". `step` is the function that trains
+    this model for one step.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Target:
     training: tuple[str, ...] = ()
     file: Path | None = None
     places: Mapping[str, str] = field(default_factory=dict)
+    step: str | None = None
 
     def fit(self, spec: str) -> int:
         """How closely this names a spec: 0 not at all, then its folder, its file, its object, its very call."""
@@ -90,6 +92,7 @@ class Settings:
     ignore_modules: Mapping[str, list[str]] = field(default_factory=dict)
     per_file_ignores: Mapping[str, list[str]] = field(default_factory=dict)
     training: tuple[str, ...] = ()
+    step: str | None = None
     targets: tuple[Target, ...] = ()
     config_map: Mapping[str, str] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
@@ -201,12 +204,13 @@ def read_settings(path: Path) -> Settings:
         _require_version(_specifier("required-version", version), version)
     values = _read(table, {name: key.read for name, key in KEYS.items()})
     root = path.parent
-    for name in ("training", "targets"):
+    for name, locate in (("training", _training), ("step", _step)):
         value = table.at(name)
-        if value is not None and name == "training":
-            values[name] = _training(value, values[name], root)
-        elif value is not None:
-            values[name] = _targets(value, root)
+        if value is not None:
+            values[name] = locate(value, values[name], root)
+    targets = table.at("targets")
+    if targets is not None:
+        values["targets"] = _targets(targets, root)
     for name in ("exclude", "per_file_ignores"):
         if name in values:
             values[name] = _rooted(values[name], root)
@@ -286,9 +290,25 @@ def _target(table: Value, root: Path) -> Target:
     training = table.at("training")
     if training is not None:
         values["training"] = _training(training, values["training"], root)
+    step = table.at("step")
+    if step is not None:
+        values["step"] = _step(step, values["step"], root)
     shown, file = _located(model, values["model"], root)
     places = {str(key): item.place for key, item in table.data.items()}
     return Target(**{**values, "model": shown}, file=file, places=places)
+
+
+def _step(value: Value, step: str, root: Path) -> str:
+    """A training step as one would name it in the working folder."""
+    file, separator, name = step.rpartition(":")
+    if not separator or not file.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+        raise value.error(f"step is {_what(value)}, not a function of a file", 'write step = "train.py:train_step"')
+    if not _is_file(root / file):
+        raise value.error(
+            f"the file {file} does not exist",
+            f"correct the path of the step, which counts from the folder {display_path(root)}",
+        )
+    return f"{display_path(root / file)}:{name}"
 
 
 def _located(value: Value, model: str, root: Path) -> tuple[str, Path | None]:
@@ -462,6 +482,7 @@ class Key:
     description: str
 
 
+_STEP = "A function that runs one training step, as train.py:train_step; bnlint runs it on tensors without values."
 _TRAINING = "A training file, or several of which the later override; any dialect that bnlint reads."
 
 TARGET_KEYS: dict[str, Key] = {
@@ -469,6 +490,7 @@ TARGET_KEYS: dict[str, Key] = {
     "inputs": Key(_shapes, "One shape for each argument of forward, without the batch axis."),
     "targets": Key(_shapes, "One shape for each target of the loss, without the batch axis."),
     "training": Key(_text_or_texts, _TRAINING),
+    "step": Key(_text, _STEP),
 }
 
 KEYS: dict[str, Key] = {
@@ -481,6 +503,7 @@ KEYS: dict[str, Key] = {
     "ignore-modules": Key(_codes_by_pattern, "Rules that say nothing about modules, by a pattern of their paths."),
     "per-file-ignores": Key(_codes_by_pattern, "Rules that say nothing about files, by a pattern of their paths."),
     "training": Key(_text_or_texts, _TRAINING),
+    "step": Key(_text, _STEP),
     "targets": Key(_tables, "What is checked when no target is named, and what is known of each."),
     "config-map": Key(_fact_paths, "Where a home-grown training file states a fact: fact = path of keys."),
     "exclude": Key(_texts, "Files and folders that a folder target leaves out."),

@@ -64,6 +64,7 @@ fail-level = "error"
 output-format = "concise"
 color = "never"
 timeout = 30
+step = "net.py:train_step"
 
 [per-file-ignores]
 "tests/*" = ["BN7"]
@@ -76,6 +77,7 @@ model = "net.py:Net(num_classes=10)"
 inputs = [[3, 8, 8]]
 targets = [{ shape = [], dtype = "int64" }]
 training = "base.yaml"
+step = "net.py:Trainer.step"
 
 [[targets]]
 model = "package.models:build"
@@ -97,6 +99,7 @@ def test_every_key_is_read(write: Write, tmp_path: Path) -> None:
         ignore_modules={"backbone.*": ["BN205"]},
         per_file_ignores={f"{tmp_path}/tests/*": ["BN7"]},
         training=("base.yaml", "timm=args.yaml"),
+        step="net.py:train_step",
         targets=(
             Target(
                 "net.py:Net(num_classes=10)",
@@ -105,8 +108,9 @@ def test_every_key_is_read(write: Write, tmp_path: Path) -> None:
                 ("base.yaml",),
                 tmp_path / "net.py",
                 places,
+                "net.py:Trainer.step",
             ),
-            Target("package.models:build", places={"model": "bnlint.toml:28"}),
+            Target("package.models:build", places={"model": "bnlint.toml:30"}),
         ),
         config_map={"batch_size": "data.batch_size"},
         exclude=("old", f"{tmp_path}/src/*.py"),
@@ -118,12 +122,13 @@ def test_every_key_is_read(write: Write, tmp_path: Path) -> None:
         places=found.places,
     )
     assert found.places.keys() == set(KEYS)
-    assert (found.places["training"], found.places["config-map"]) == ("bnlint.toml:8", "bnlint.toml:18")
+    assert (found.places["training"], found.places["config-map"]) == ("bnlint.toml:8", "bnlint.toml:19")
     assert places == {
-        "model": "bnlint.toml:22",
-        "inputs": "bnlint.toml:23",
-        "targets": "bnlint.toml:24",
-        "training": "bnlint.toml:25",
+        "model": "bnlint.toml:23",
+        "inputs": "bnlint.toml:24",
+        "targets": "bnlint.toml:25",
+        "training": "bnlint.toml:26",
+        "step": "bnlint.toml:27",
     }
 
 

@@ -81,6 +81,7 @@ def starter(rules: list[Rule | Page], models: tuple[str, ...], training: tuple[s
         ],
         [_about("training"), *(f"# training = {json.dumps(file)}{found}" for file in training)]
         + ([] if training else ['# training = "train.yaml"']),
+        [f"{_about('step')} The key is step, here for all targets, below [[targets]] for one."],
         [_about("severity"), '# severity = { BN701 = "info" }'],
         [_about("ignore-modules"), '# ignore-modules = { "backbone.*" = ["BN205"] }'],
         [_about("per-file-ignores"), '# per-file-ignores = { "tests/*" = ["BN7"] }'],

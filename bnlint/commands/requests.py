@@ -117,6 +117,7 @@ def make_options(values: Mapping[str, Any], settings: Settings | None = None, ta
         fact_places={name: target.places[name] for name in stated if name not in facts} if target else {},
         named_inputs=named,
         config_map=settings.config_map,
+        step=(target.step if target else None) or settings.step,
         isolated=values.get("isolated", False),
         fail_level=values.get("fail_level") or settings.fail_level,
         timeout=values.get("timeout") or settings.timeout,

@@ -10,7 +10,7 @@ import ast
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from bnlint.graph.nested import shapes
 from bnlint.graph.norms import layers_of, running_mean_of
 from bnlint.graph.record import Recorder, forward_error
 from bnlint.graph.spans import span_of_module
+from bnlint.graph.step.methods import has_forward
 from bnlint.graph.weights import weights_answered
 from bnlint.source.edits import POSITIONS, fix_with, replace_argument, replace_span
 from bnlint.source.file import SourceFile
@@ -42,13 +43,17 @@ _PART_TRIES = 16  # input shapes tried for a module that the recording did not r
 _MISSING = ("ImportError", "ModuleNotFoundError", "NotImplementedError", "OSError")  # as of a compiled extension
 _LARGE = 200_000_000  # parameters; about a gigabyte of float32
 
+RecordStep = Callable[[nn.Module, ModelInputs, int, Mapping[str, Layer]], ModelGraph]
+
 
 class Capture:
     """The model of one target and everything recorded of it.
 
     `model` is in training mode and on the meta device, `modules` holds its modules by path. `updated_statistics` are
-    the paths of the modules whose running statistics had left their initial values before. `rebuild` makes the model
-    once more with real values for the second step of the ladder; None where that is not possible.
+    the paths of the modules whose running statistics had left their initial values before, `evaluating` those of the
+    modules that were in evaluation mode. `rebuild` makes the model
+    once more with real values for the second step of the ladder; None where that is not possible. `record_step`
+    records a training step of a model that has no forward, at a batch size and with the views of its norm layers.
     """
 
     def __init__(
@@ -58,8 +63,10 @@ class Capture:
         *,
         rebuild: Callable[[], nn.Module] | None = None,
         read_source: Callable[[Path], SourceFile | None] = lambda path: None,
+        record_step: RecordStep | None = None,
     ) -> None:
         self.updated_statistics = frozenset(path for path, module in walk(built.model) if _is_updated(module))
+        self.evaluating = frozenset(path for path, module in walk(built.model) if not module.training)
         self.model = on_meta(built.model)
         try:
             train(self.model)
@@ -78,9 +85,11 @@ class Capture:
         self._evaluations: dict[int, ModelGraph] = {}
         self._real: nn.Module | None = None
         self._varying: frozenset[tuple[int, str]] | None = None  # known once the recording needs real values
-        self._input_error: ForwardError | None = None
+        self.has_forward = has_forward(self.model)
+        self._record_step = None if self.has_forward or _is_lazy(self.model) else record_step
+        self._input_error: ForwardError | None = None if self.has_forward else _no_forward(self.model)
         self.inputs = inputs or model_inputs.stated_by_model(self.model) or self._assumed_inputs()
-        if self.inputs is not None and _is_lazy(self.model):
+        if self.has_forward and self.inputs is not None and _is_lazy(self.model):
             self._record(self.model, 2, "meta")  # lazy layers get their sizes from a first forward
             del self._by_path
         self.modules = dict(walk(self.model))
@@ -137,8 +146,10 @@ class Capture:
     # The ladder -------------------------------------------------------------------------------------------------
 
     def _climb_down(self, batch_size: int) -> ModelGraph:
-        if self.inputs is None:
+        if self.inputs is None or not (self.has_forward or self._record_step):
             return _not_run(batch_size, "modules", self._input_error)
+        if self._record_step is not None:
+            return self._with_edits(self._record_step(self.model, self.inputs, batch_size, self._by_path))
         if self._varying is not None and self._real is not None:
             return _marked(self._record(self._real, batch_size, "real"), self._varying)
         graph = self._record(self.model, batch_size, "meta")
@@ -156,7 +167,7 @@ class Capture:
 
     def _evaluated(self, batch_size: int) -> ModelGraph:
         step = self.graph(batch_size).step
-        if self.inputs is None:
+        if self.inputs is None or not self.has_forward:
             return _not_run(batch_size, "modules", self._input_error)
         real = self._real if step == "real" else None
         try:
@@ -178,6 +189,10 @@ class Capture:
             layers = self._by_path if model is not self._real else self._layers_of_real()
             with torch.set_grad_enabled(step == "meta"):
                 graph = Recorder(model, layers).record(args, kwargs, batch_size, step)
+        return self._with_edits(graph)
+
+    def _with_edits(self, graph: ModelGraph) -> ModelGraph:
+        """The graph with the calls of norm functions editable, as those of layers are."""
         calls = (
             replace(call, layer=self._editable(call.layer)) if call.layer.functional else call
             for call in graph.norm_calls
@@ -256,7 +271,9 @@ class Capture:
         tried = 0
         needs_values: list[ModelInputs] = []
         misfit: ModelInputs | None = None
-        for candidate in model_inputs.candidates(self.model):
+        if not (self.has_forward or self._record_step):
+            return None
+        for candidate in model_inputs.candidates(self.model if self.has_forward else _OneInput(self.model)):
             tried += 1
             graph = self._try(candidate)
             error = graph.error
@@ -285,6 +302,8 @@ class Capture:
         return None
 
     def _try(self, candidate: ModelInputs) -> ModelGraph:
+        if self._record_step is not None:
+            return self._record_step(self.model, candidate, _TRIED_BATCH, {})
         # a lazy layer takes its size from the first shape that it sees, which may be the wrong one
         model = copy.deepcopy(self.model) if _is_lazy(self.model) else self.model
         with state_kept(), weights_answered([]), torch.no_grad():
@@ -337,6 +356,22 @@ class Capture:
         if span is None or source is None:
             return None, None
         return source, source.call_at(span.line, span.column, span.end_line, span.end_column)
+
+
+class _OneInput(nn.Module):
+    """A model without a forward, taken for one with a single input."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> None:
+        """Only its signature is looked at."""
+
+
+def _no_forward(model: nn.Module) -> ForwardError:
+    text = f"{type(model).__name__} has no forward"
+    return ForwardError("NotImplementedError", text, None, None, None, values_missing=True)
 
 
 def _called(call: ast.Call) -> str:

@@ -1,4 +1,5 @@
 # bnlint check faulty.py --batch-size 16 --input 3,64,64
+# expect: BN501
 # expect: BN502
 # raises: Expected input batch_size (64) to match target batch_size (16)
 """Image classifier written for 32 x 32 images and now fed with 64 x 64 ones."""
