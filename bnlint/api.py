@@ -6,7 +6,7 @@ from bnlint.graph.layer import Layer, NormCall, listed
 from bnlint.graph.model_graph import ModelGraph
 from bnlint.program import events
 from bnlint.program.evaluation import Evaluation, happens_beside
-from bnlint.program.installed import torch_version
+from bnlint.program.installed import installed_version, torch_version
 from bnlint.rule import Invalid, Rule, Valid
 from bnlint.training.config import Loader, TrainingConfig, pieces
 from bnlint.training.scaling import BatchScaling, shown_rate
@@ -33,6 +33,7 @@ __all__ = [
     "Valid",
     "events",
     "happens_beside",
+    "installed_version",
     "listed",
     "pieces",
     "shown_rate",

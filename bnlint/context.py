@@ -13,6 +13,8 @@ from bnlint.training.config import TrainingConfig
 from bnlint.training.scaling import frameworks
 
 if TYPE_CHECKING:
+    import ast
+
     from torch import nn
 
     from bnlint.diagnostic import Fix, Span
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from bnlint.graph.step.result import StepResult
     from bnlint.program.program import Program
     from bnlint.program.events import Export, Forward
+    from bnlint.program.freezing import Freezing
     from bnlint.program.mode_layers import ModeLayers
+    from bnlint.program.module import Module
     from bnlint.program.values import Allocation, Model
 
 DEFAULT_BATCH_SIZE = 2  # traced when the batch size is unknown; a rule that needs the real one says so
@@ -150,11 +154,28 @@ class Context:
 
         return receiver_of(event) or "the model"
 
-    def insert_call(self, call: Forward | Export, method: str, *, title: str) -> Fix:
-        """A fix that calls a method of a model (`eval()`) before the block in which the script calls or exports it."""
+    def insert_call(self, call: Forward | Export, method: str, *, title: str, loop: ast.AST | None = None) -> Fix:
+        """A fix that calls a method of a model (`eval()`) before the block in which the script calls or exports it.
+
+        With a `loop` around that call the method is called in each of its passes.
+        """
         from bnlint.program.insertion import insert_before
 
-        return insert_before(call, method, title=title)
+        return insert_before(call, method, title=title, loop=loop)
+
+    def insert_after(self, module: Module, node: ast.AST, text: str, *, title: str) -> Fix:
+        """A fix that writes statements behind the one that a node of a script stands in; else advice."""
+        from bnlint.program.insertion import insert_after
+
+        return insert_after(module.source, node, text, title=title)
+
+    def override_train(self, path: str, evaluating: ast.AST, *, title: str) -> Fix:
+        """A fix that gives the class around a call of `eval()` a `train()` that repeats it; else advice."""
+        from bnlint.program.insertion import override_train
+        from bnlint.source.edits import fix_with
+
+        source = self.read_source(path)
+        return fix_with(title, None) if source is None else override_train(source, evaluating, title=title)
 
     def output_shape(self, batch_size: int) -> Any:
         """The shape of the model's output at a batch size, nested as the model returns it; cheaper than `graph`."""
@@ -245,6 +266,28 @@ class Context:
             return True
         return any(fnmatchcase(layer.path, pattern) for pattern in self.training.frozen or ())
 
+    def frozen_norms(self, freezing: Freezing) -> tuple[Layer, ...] | bool | None:
+        """The batch norms that a script freezes with the layers around them, and that update their statistics.
+
+        True or False for a model that was not captured: whether it has any. None where that is not known.
+        """
+        from bnlint.program.frozen_norms import frozen_norms
+        from bnlint.program.values import Model
+
+        assert self.program is not None
+        context = self.model_of(freezing.allocation)
+        if context is not None:
+            return frozen_norms(context, freezing.includes)
+        layers = self.program.layers(Model(freezing.allocation, freezing.path))
+        return freezing.includes_norms if layers.batch_norm else layers.batch_norm
+
+    @cached_property
+    def norms_frozen_by_class(self) -> tuple[Layer, ...]:
+        """The batch norms that the model's own classes freeze with the layers around them, but for their statistics."""
+        from bnlint.program.frozen_norms import frozen_by_themselves
+
+        return frozen_by_themselves(self)
+
     def has_updated_statistics(self, layer: Layer) -> bool:
         """Whether a layer's running statistics had left their initial values when the model was handed over."""
         return layer.path in self._capture.updated_statistics
@@ -255,6 +298,10 @@ class Context:
         from bnlint.training.literal import replace_fact
 
         return fix_with(title, replace_fact(self.training, name, value))
+
+    def was_evaluating(self, layer: Layer) -> bool:
+        """Whether a layer was in evaluation mode when the model was handed over, and the model itself was not."""
+        return layer.path in self._capture.evaluating and "" not in self._capture.evaluating
 
     def span_of(self, path: str) -> Span | None:
         """The call that constructed the module at a path, a norm or not; None when it was not seen."""

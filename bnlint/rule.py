@@ -36,8 +36,9 @@ class Invalid:
 
     `modules` lists the module paths of the expected findings in order (None: exactly one finding, anywhere).
     `fixed` is the source after the fix was applied: it must lint silent under this rule. `message` is a piece of
-    the expected message. `crashes` says that the faulty program really raises in a training step: the harness
-    runs both the faulty and the fixed one.
+    the expected message. `before` is the PyTorch release from which on the program is no fault any more: with a
+    newer one installed the rule is silent on it. `crashes` says that the faulty program really raises in a training
+    step: the harness runs both the faulty and the fixed one.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Invalid:
     modules: tuple[str, ...] | None = None
     message: str = ""
     crashes: bool = False
+    before: tuple[int, int] | None = None
     note: str = ""
 
 

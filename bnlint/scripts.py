@@ -57,6 +57,9 @@ def check_script(
     program = Program.of(source, read_source)
     context = Context(None, training, read_source, source, program=program, models=tuple(models))
     found, not_checked = found_by(wanted, context, options, name)
+    if not program.complete:
+        reason = "the script has more paths than are followed: what lies behind them was not decided"
+        not_checked += [NotChecked(item.code, reason) for item in wanted if is_about_script(item)]
     return ScriptFindings(
         tuple(found), tuple(unsuppressed(found, context, options)), tuple(not_checked), bool(program.all_events)
     )

@@ -25,6 +25,7 @@ from bnlint.errors import BnlintError
 from bnlint.graph import inputs as model_inputs
 from bnlint.graph.inputs import ModelInputs
 from bnlint.options import Options
+from bnlint.program.installed import torch_version
 from bnlint.registry import Loaded
 from bnlint.report.report import TargetResult
 from bnlint.rule import Invalid, Rule, Valid
@@ -83,10 +84,16 @@ def run_cases(rule: Rule | type[Rule]) -> list[CaseFailure]:
 def run_case(case: Case) -> list[CaseFailure]:
     """Run one case; what is wrong with it."""
     try:
-        check = _check_valid if isinstance(case.case, Valid) else _check_invalid
+        check = _check_invalid if _is_fault(case.case) else _check_valid
         return [CaseFailure(case.rule.code, case, reason) for reason in check(case.rule, case.case)]
     except BnlintError as error:
         return [CaseFailure(case.rule.code, case, str(error))]
+
+
+def _is_fault(case: Valid | Invalid) -> bool:
+    """Whether the rule has to fire with the installed PyTorch."""
+    installed = torch_version()
+    return isinstance(case, Invalid) and (case.before is None or installed is None or installed < case.before)
 
 
 # Valid and invalid -----------------------------------------------------------------------------------------

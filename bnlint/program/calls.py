@@ -6,11 +6,11 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from bnlint.program import contexts, elements, events, expressions, library, models, tensors
+from bnlint.program import averaging, contexts, elements, events, expressions, library, loaders, models, tensors
+from bnlint.program.repetition import Repetition, again, repetition
 from bnlint.program.state import State
 from bnlint.program.values import (
     NOTHING,
@@ -83,6 +83,8 @@ _EXPORTERS = re.compile(
 )
 _CHECKPOINT = re.compile(r"torch\.utils\.checkpoint\.checkpoint(_sequential)?")
 _AVERAGES = re.compile(r"torch\.optim\.swa_utils\.AveragedModel")
+# Methods of any object that leave the models that it holds as they are.
+_READING = frozenset("state_dict parameters named_parameters zero_grad to cuda cpu items values keys get append".split())
 _BACKWARD = re.compile(r"backward|manual_backward")
 _GROWING = ("append", "extend", "add", "insert", "update")
 _LOSS_NAME = re.compile(r"crit|loss|objective", re.I)
@@ -190,6 +192,11 @@ def invoke(
     if active or len(run.stack) > MOST_DEPTH or not _matters(run, function, (*positional, *keywords.values())):
         return [(state, _result_of(run, (*positional, *keywords.values()), node))]
     run.followed.add(body)
+    key = None if as_context else repetition(function, positional, keywords, state, node)
+    known = None if key is None else run.repeated.known(key, node, function)
+    if known is not None:
+        return again(known, state)
+    modes = dict(state.modes)
     off = contexts.decorator_gradients(run, function, state)
     before = state.gradients, state.gradient_node
     if off is not None:
@@ -216,22 +223,19 @@ def invoke(
     for reached, _ in made:
         if off is not None:
             reached.gradients, reached.gradient_node = before
-        if not _has_closures(body):
-            for key in [key for key in reached.variables if key[0] == frame.number]:
-                del reached.variables[key]
-    return alike(made)
+        if not frame.closes:
+            for name in [name for name in reached.variables if name[0] == frame.number]:
+                del reached.variables[name]
+    made = alike(made)
+    if key is not None:
+        led_to = [Repetition.of(modes, reached, value) for reached, value in made]
+        run.repeated.add(key, node, function, led_to)
+    return made
 
 
 def invoke_bound(run: Interpreter, method: Function, owner: Value, state: State, node: ast.AST) -> Result:
     """Follow a method with nothing but its object."""
     return invoke(run, replace(method, bound=owner), [], {}, state, node)
-
-
-@cache
-def _has_closures(body: ast.AST) -> bool:
-    return any(
-        isinstance(item, FunctionNode | ast.Lambda | ast.ClassDef) and item is not body for item in ast.walk(body)
-    )
 
 
 def _decorated(
@@ -332,6 +336,8 @@ def _mentions(run: Interpreter, function: Function) -> bool:
                 if name in _INTERESTING or is_model_name(name):
                     return True
                 called.append(name)
+            case ast.Call(func=built) if _builds(run, built, function):
+                return True
     for name in dict.fromkeys(called):
         other = run.classes.top_level(name, function.module) if name in function.module.definitions else None
         if isinstance(other, Function) and _is_interesting(run, other):
@@ -344,6 +350,12 @@ def _mentions(run: Interpreter, function: Function) -> bool:
             if method is not None and _is_interesting(run, method):
                 return True
     return False
+
+
+def _builds(run: Interpreter, called: ast.expr, function: Function) -> bool:
+    """Whether a call in a function builds a model of a library."""
+    found = run.classes.named(called, function.module)
+    return isinstance(found, Imported) and (library.is_container(found.origin) or library.is_model(found.origin))
 
 
 def _result_of(run: Interpreter, given: Sequence[Value], node: ast.AST) -> Value:
@@ -475,6 +487,8 @@ def _method(
             return _parameters_method(run, receiver, name, node, given, keywords, state)
         case Object() | ClassRef() | Table():
             found = expressions.attribute(run, receiver, name, state, node)
+            if isinstance(receiver, Table) and name == "update" and isinstance(node.func, ast.Attribute):
+                return [(state, _updated(run, receiver, node.func.value, given, keywords, state))]
             if isinstance(receiver, Table) and isinstance(found, Unknown):
                 return [(state, _table_method(run, receiver, name, node, given))]
             if isinstance(found, Function | Model | Object | ClassRef | Criterion | Imported | Choice):
@@ -583,13 +597,7 @@ def _parameters_method(
     if name == "requires_grad_":
         models.freeze(run, some, given[0] if given else keywords.get("requires_grad", Const(True)), state, node)
     elif name in ("copy_", "mul_", "lerp_", "add_", "set_"):
-        source = next((item.model for item in given if isinstance(item, SomeParameters)), None)
-        if source is None or source.allocation is not some.model.allocation:
-            run.emit(
-                events.Averaged(
-                    run.where(node), state.assumptions, some.model, source, some.buffers or None, "parameters"
-                )
-            )
+        averaging.note_stored(run, some, node, state)
         return [(state, some)]
     if name in ("detach", "clone", "to", "data", "view", "reshape"):
         return [(state, some)]
@@ -608,6 +616,18 @@ def _table_method(run: Interpreter, table: Table, name: str, node: ast.Call, giv
         case "get" if given and isinstance(given[0], Const) and (found := table.get(str(given[0].data))) is not None:
             return found
     return Unknown(run.symbol(node), models_in(table))
+
+
+def _updated(
+    run: Interpreter, table: Table, target: ast.expr, given: list[Value], keywords: dict[str, Value], state: State
+) -> Value:
+    """`options.update({"batch_size": 8})`."""
+    parts = dict(table.parts)
+    for item in given:
+        parts |= dict(item.parts) if isinstance(item, Table) else {"**": item}
+    if isinstance(target, ast.Name | ast.Attribute):
+        run.store(target, Table(tuple((parts | keywords).items())), state, target)
+    return NOTHING
 
 
 def _grown(run: Interpreter, node: ast.Call, receiver: Value, added: Sequence[Value], state: State) -> Value:
@@ -642,7 +662,7 @@ def _unknown_method(
         held = receiver.models | frozenset().union(*map(models_in, every))
         framework = library.framework(receiver.origin) or "a trainer"
         run.emit(events.Managed(run.where(node), state.assumptions, framework, held))
-    for allocation in receiver.models if not name.endswith("_") else ():
+    for allocation in receiver.models if not name.endswith("_") and name not in _READING else ():
         models.cannot_tell(run, allocation, state, node, f"{run.module.text(node.func)}() may switch it")
     if not _HARMLESS.fullmatch(receiver.origin or name):
         run.escaped.update(*map(forwards_of, every))
@@ -694,11 +714,13 @@ def _library(
     every = (*given, *keywords.values())
     first = models.unwrapped(given[0]) if given else models.unwrapped(next(iter(keywords.values()), Unknown()))
     wrapper = _WRAPPERS.get(name)
-    if wrapper is not None and (isinstance(first, Model) or "module" in keywords):
-        model = first if isinstance(first, Model) else keywords["module"]
-        if isinstance(model, Model):
-            run.emit(events.Wrapped(run.where(node), state.assumptions, model, wrapper, tuple(keywords.items())))
-            return [(state, replace(model, wraps=(*model.wraps, wrapper)))]
+    if wrapper is not None:
+        inner = first if given else keywords.get("module", Unknown())
+        return [(state, _wrapped(run, inner, wrapper, node, keywords, state))]
+    if isinstance(first, Choice) and (_SYNC.fullmatch(origin) or origin == "torch.compile"):
+        made = [_of_model(run, origin, name, item, node, given, keywords, state) for item in first.values if isinstance(item, Model)]
+        values = tuple(reached[0][1] for reached in made if reached)
+        return [(state, Choice(values) if len(values) > 1 else values[0] if values else first)]
     if isinstance(first, Model):
         found = _of_model(run, origin, name, first, node, given, keywords, state)
         if found is not None:
@@ -728,15 +750,18 @@ def _library(
         )
         return [(state, made)]
     if _LOADER.fullmatch(origin):
-        return [(state, _loader(run, node, given, keywords, state))]
+        return [(state, loaders.build(run, node, given, keywords, state))]
     framework = library.framework(origin)
     if framework is not None:
         held = frozenset().union(*map(models_in, every)) if every else frozenset()
-        run.emit(events.Managed(run.where(node), state.assumptions, framework, held))
+        apart = models.evaluating_parts(state, held)
+        run.emit(events.Managed(run.where(node), state.assumptions, framework, held, apart))
         models.handed_over(run, every, node, state, f"{name}()")
         return [(state, Unknown(run.symbol(node), held, origin))]
     if _CHECKPOINT.fullmatch(origin):
         return _checkpoint(run, node, given, keywords, state)
+    if origin == "deepspeed.initialize" and (engine := keywords.get("model") or next(iter(given[1:2]), None)) is not None:
+        return [(state, Items((engine, *(Unknown(Symbol(f"{run.symbol(node).text}[{number}]")) for number in (1, 2, 3)))))]
     if origin in ("torch.set_grad_enabled", "torch.autograd.set_grad_enabled") and given:
         enabled = given[0]
         state.gradients = bool(enabled.data) if isinstance(enabled, Const) else None
@@ -755,6 +780,19 @@ def _library(
     if made_tensor is not None:
         return [(state, made_tensor)]
     return _unknown(run, origin, node, given, keywords, state)
+
+
+def _wrapped(
+    run: Interpreter, inner: Value, wrapper: str, node: ast.Call, keywords: dict[str, Value], state: State
+) -> Value:
+    """A model in a wrapper, or each of those that it may be; what is not known stays so."""
+    match inner:
+        case Choice(values=values):
+            return Choice(tuple(_wrapped(run, item, wrapper, node, keywords, state) for item in values))
+        case Model():
+            run.emit(events.Wrapped(run.where(node), state.assumptions, inner, wrapper, tuple(keywords.items())))
+            return replace(inner, wraps=(*inner.wraps, wrapper))
+    return inner
 
 
 def _model_of_state(run: Interpreter, node: ast.Call, state: State) -> Model | None:
@@ -876,53 +914,6 @@ def _loss(
         )
     forwards = frozenset().union(*map(forwards_of, (*given, *keywords.values()))) if given or keywords else frozenset()
     return Tensor(forwards=forwards)
-
-
-def _loader(run: Interpreter, node: ast.Call, given: list[Value], keywords: dict[str, Value], state: State) -> Value:
-    """A data loader and the size of its batches."""
-    batch: Value | None = given[1] if len(given) > 1 else keywords.get("batch_size")
-    expression = (
-        node.args[1]
-        if len(node.args) > 1
-        else next((item.value for item in node.keywords if item.arg == "batch_size"), None)
-    )
-    size = None
-    if batch is None and not {"batch_sampler", "**"} & keywords.keys():
-        size = Size(Fraction(1))
-    elif expression is not None and batch is not None:
-        size = _batch_size(run, node, batch, expression, state)
-    drop = keywords.get("drop_last", Const(False) if "**" not in keywords else None)
-    allocation = run.allocate(node, origin="loader")
-    loader = Loader(allocation, size, bool(drop.data) if isinstance(drop, Const) else None)
-    run.emit(events.LoaderBuilt(run.where(node), state.assumptions, loader))
-    return loader
-
-
-def _batch_size(run: Interpreter, call: ast.Call, batch: Value, expression: ast.expr, state: State) -> Size | None:
-    match batch:
-        case Const(data=int() as number) if not isinstance(number, bool) and number > 0:
-            return Size(Fraction(number))
-        case Size():
-            return batch
-    factor = Fraction(1)
-    inner = expression
-    while isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Mult | ast.FloorDiv):
-        for side, other in ((inner.left, inner.right), (inner.right, inner.left)):
-            number = expressions.value(run, other, state)
-            if isinstance(number, Const) and isinstance(number.data, int) and number.data:
-                if isinstance(inner.op, ast.FloorDiv) and other is inner.left:
-                    continue
-                factor = factor * number.data if isinstance(inner.op, ast.Mult) else factor / number.data
-                inner = side
-                break
-        else:
-            break
-    value = expressions.value(run, inner, state)
-    if isinstance(value, Const) and isinstance(value.data, int):
-        return Size(factor * value.data)
-    if isinstance(value, Unknown) and value.symbol is not None:
-        return Size(factor, value.symbol.text, run.number_of(call, expression))
-    return None
 
 
 def _special(run: Interpreter, node: ast.Call, state: State) -> Result | None:

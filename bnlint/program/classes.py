@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -73,10 +74,11 @@ class Classes:
             case ast.alias():
                 return self._resolve(Imported(module.origins.get(name, name), module))
             case ast.Assign(value=ast.expr() as value) | ast.AnnAssign(value=ast.expr() as value):
-                return self.named(value, module) if dotted(value) not in (None, name) else None
+                return self.named(value, module) if (dotted(value) or name).partition(".")[0] != name else None
         for origin in module.stars:
-            found = self._resolve(Imported(f"{origin}{'' if origin.endswith('.') else '.'}{name}", module))
-            if not isinstance(found, Imported):
+            asked = Imported(f"{origin}{'' if origin.endswith('.') else '.'}{name}", module)
+            found = self._resolve(asked)
+            if not isinstance(found, Imported) or found.origin != asked.origin:
                 return found
         return None
 
@@ -169,9 +171,28 @@ class Classes:
         found = [self.layers_in(item.node, item.module) for item in self.lineage(cls)]
         for origin in self.origins(cls):
             found.append(library.layers_of_base(origin))
+        if any(self._is_chosen(value, item.module) for item in self.lineage(cls) for value in self._parts(item.node)):
+            found.append(Layers(None, None))
         self._active.discard(key)
         self._layers[key] = either(found)
         return self._layers[key]
+
+    def _parts(self, cls: ast.ClassDef) -> list[ast.expr]:
+        """All that the methods of a class assign to the attributes of self."""
+        if cls not in self._stores:
+            self._stores[cls] = _stores_to_self(cls)
+        return [value for values in self._stores[cls].values() for value in values]
+
+    def _is_chosen(self, value: ast.expr, module: Module) -> bool:
+        """Whether a part is built by what was chosen at run time: `self.encoder = builders[name](width)`."""
+        if not isinstance(value, ast.Call):
+            return False
+        match value.func:
+            case ast.Subscript() | ast.Call():
+                return True
+            case ast.Name(id=name):
+                return name not in module.definitions and not hasattr(builtins, name) and not module.stars
+        return False
 
     def layers_in(self, node: ast.AST, module: Module) -> Layers:
         """The layers that some code constructs, itself or through what it calls."""

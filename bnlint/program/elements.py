@@ -89,11 +89,8 @@ def unpacked(run: Interpreter, value: Value, targets: Sequence[ast.expr], node: 
             behind = count - starred - 1
             return [*parts[:starred], Unknown(), *parts[len(parts) - behind :]]
         case Batch():
-            return (
-                [value] * count
-                if starred is None
-                else [value if not isinstance(t, ast.Starred) else Unknown() for t in targets]
-            )
+            part = Batch(value.loader, part=True)
+            return [Unknown() if isinstance(target, ast.Starred) else part for target in targets]
         case SomeParameters() | SomeModules():
             return _named_parts(value, count)
         case Choice(values=values):

@@ -86,13 +86,16 @@ class Step(Event):
 
 @dataclass(frozen=True, eq=False)
 class ModeChange(Event):
-    """A call of `train()` or `eval()`; `undone` is the mode of norm layers that it overwrites."""
+    """A call of `train()` or `eval()`.
+
+    `undone` are the parts that it takes out of the evaluation mode which they were set to; a path that ends in
+    "*norms" stands for the norm layers of a part.
+    """
 
     model: Model
     mode: Mode
     norms_only: bool = False
-    undone: Mode | None = None
-    undone_path: str = ""
+    undone: tuple[tuple[Model, Mode], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,6 +202,7 @@ class Managed(Event):
 
     framework: str
     models: frozenset[Allocation]
+    evaluating: tuple[tuple[Model, Mode], ...] = ()  # parts of them that were set to evaluation mode
 
 
 @dataclass(frozen=True, eq=False)

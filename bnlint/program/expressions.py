@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bnlint.program import calls, elements, models, tensors
+from bnlint.program import averaging, calls, elements, models, tensors
 from bnlint.program.state import State, one
 from bnlint.program.values import (
     NOTHING,
@@ -47,6 +47,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+_MOST_PHASES = 4  # keys of a mapping that is built one by one
 _NORM_WORDS = re.compile(r"batch_?norm|_norm\b|norm\b|\bbn|instance_?norm|\bnorm", re.I)
 
 
@@ -121,6 +122,7 @@ def value(run: Interpreter, node: ast.expr, state: State) -> Value:
         case ast.Await(value=inner) | ast.Starred(value=inner):
             return value(run, inner, state)
         case ast.Lambda():
+            run.frame.closes = True
             return Function(node, run.module, run.frame.number)
         case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
             return _comprehension(run, node, node.elt, state)
@@ -187,7 +189,7 @@ def _phases(run: Interpreter, node: ast.DictComp, state: State) -> Value | None:
     match node:
         case ast.DictComp(
             key=ast.Name(id=key),
-            generators=[ast.comprehension(target=ast.Name(id=name), iter=iterable, ifs=[]) as part],
+            generators=[ast.comprehension(target=ast.Name(id=name), iter=iterable, ifs=[])],
         ) if key == name:
             found = value(run, iterable, state)
         case _:
@@ -195,13 +197,12 @@ def _phases(run: Interpreter, node: ast.DictComp, state: State) -> Value | None:
     if not isinstance(found, Items) or isinstance(found, elements.Zipped):
         return None
     keys = [item.data for item in found.parts if isinstance(item, Const) and isinstance(item.data, str)]
-    marks = (node.key, part.target, part.iter, part)  # what is built for each key is something of its own
-    if not 0 < len(keys) == len(found.parts) <= len(marks):
+    if not 0 < len(keys) == len(found.parts) <= _MOST_PHASES:
         return None
     made: list[tuple[str, Value]] = []
-    for text, mark in zip(keys, marks, strict=False):
+    for text in keys:
         run.bind(name, Const(text), state)
-        run.calls.append(mark)
+        run.calls.append(run.phases.setdefault((node, text), ast.Constant(text)))  # what it builds is its own
         made.append((text, value(run, node.value, state)))
         run.calls.pop()
     return Table(tuple(made))
@@ -316,7 +317,7 @@ def store_attribute(run: Interpreter, receiver: ast.expr, name: str, found: Valu
             case SomeParameters() if name == "requires_grad":
                 models.freeze(run, target, found, state, node)
             case SomeParameters() if name == "data":
-                models.averaged(run, target, node, state)
+                averaging.note_stored(run, target, node, state)
             case SomeModules(model=model) if name == "training":
                 models.cannot_tell(run, model.allocation, state, node, "its layers' own flags are written")
             case Unknown(symbol=Symbol(text=text)):
@@ -371,6 +372,8 @@ def _subscript(run: Interpreter, receiver: Value, index: ast.expr, state: State,
             return found
         case Model(), ast.Constant(value=int() | str() as key):
             return receiver.attribute(str(key))
+        case SomeModules(), ast.Slice():
+            return receiver
         case Model(), _:
             return SomeModules(receiver, some=True)
         case Unknown(symbol=Symbol() as symbol, models=held), ast.Constant(value=key):
@@ -580,7 +583,22 @@ def _compared(
     )
     symbol = Symbol(f"({symbols[0].text} {word} {symbols[1].text})", symbols[0].varies or symbols[1].varies)
     assumed = state.assumed(symbol)
+    if assumed is None and word == "Eq" and isinstance(second, Const) and _is_other(state, symbols[0], second):
+        assumed = False
     return Truth(None if assumed is None else assumed is not negative, symbol, not negative)
+
+
+def _is_other(state: State, symbol: Symbol, literal: Const) -> bool:
+    """Whether a path took a value to equal another literal: `mode == "freeze"` where it is "finetune"."""
+    start = f"({symbol.text} Eq "
+    for item in state.assumptions:
+        if item.holds and item.symbol.text.startswith(start):
+            try:
+                other = ast.literal_eval(item.symbol.text[len(start) : -1])
+            except (ValueError, SyntaxError):
+                continue
+            return type(other) is type(literal.data) and other != literal.data
+    return False
 
 
 def narrow(run: Interpreter, test: ast.expr, state: State, holds: bool) -> bool:

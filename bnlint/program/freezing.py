@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from bnlint.program.state import State
 
 _COLLECTION = re.compile(r"(?:named_)?(parameters|modules|children)")
-_TORCH_LAYER = re.compile(r"(Conv\w*|Linear|Bilinear|Embedding\w*|LSTM|GRU|RNN|\w*Norm(\dd)?|\w*BatchNorm\w*|_?BatchNorm|_NormBase)")
+_TORCH_LAYER = re.compile(
+    r"(Conv\w*|Linear|Bilinear|Embedding\w*|LSTM|GRU|RNN|\w*Norm(\dd)?|\w*BatchNorm\w*|_?BatchNorm|_NormBase)"
+)
 _UNKNOWN: Any = object()
 
 
@@ -108,7 +110,7 @@ def selection(run: Interpreter, some: SomeParameters, node: ast.AST, state: Stat
 
     `given` is an expression on their names that decides for each of them.
     """
-    picks = list(_picks(run, node, state, some))
+    picks = list(picks_around(run, node, state, some))
     if given is not None:
         of, variable = next((_loop_names(loop) for loop, _ in reversed(run.loops)), ("", ""))
         picks.append(_pick(run, given, False, of, variable, some, state))
@@ -139,7 +141,7 @@ def unfrozen(known: Iterable[Freezing], allocation: Allocation, back: Selection)
 # Conditions ------------------------------------------------------------------------------------------------
 
 
-def _picks(run: Interpreter, node: ast.AST, state: State, some: SomeParameters) -> Iterator[Pick]:
+def picks_around(run: Interpreter, node: ast.AST, state: State, some: SomeParameters) -> Iterator[Pick]:
     """The conditions around a place that differ from one parameter or module of a loop to the next."""
     chain = [*run.calls, node]
     for loop, _ in run.loops:
@@ -191,7 +193,7 @@ def _loop_names(loop: ast.AST) -> tuple[str, str]:
     found = next((match for call in calls if (match := _COLLECTION.fullmatch(last_name(call.func)))), None)
     if found is None:
         return "", ""
-    is_named = found[0].startswith("named_") and iterable in calls and last_name(iterable.func) == found[0]  # type: ignore[attr-defined]
+    is_named = found[0].startswith("named_") and iterable in calls and last_name(iterable.func) == found[0]
     if is_named and isinstance(target, ast.Tuple) and isinstance(target.elts[0], ast.Name):
         return found[1], target.elts[0].id
     return found[1], ""
@@ -199,11 +201,11 @@ def _loop_names(loop: ast.AST) -> tuple[str, str]:
 
 def _tests(body: list[ast.stmt], place: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
     """The conditions on the way to a place in some statements, each with what it must give."""
+    leaving = (ast.Continue, ast.Break, ast.Return)
     for statement in body:
         if not _holds(statement, place):
-            if isinstance(statement, ast.If) and statement.body and not statement.orelse:
-                if isinstance(statement.body[-1], ast.Continue | ast.Break | ast.Return):
-                    yield statement.test, False
+            if isinstance(statement, ast.If) and not statement.orelse and isinstance(statement.body[-1], leaving):
+                yield statement.test, False
             continue
         if isinstance(statement, ast.If):
             in_body = any(_holds(item, place) for item in statement.body)
@@ -279,7 +281,9 @@ def _evaluated(node: ast.expr, known: dict[str, Any], classes: frozenset[str]) -
                 return True
             return False if classes and all(map(_TORCH_LAYER.fullmatch, names)) else _UNKNOWN
         case ast.Call(func=ast.Attribute(value=receiver, attr=method), args=arguments, keywords=[]):
-            return _text(method, _evaluated(receiver, known, classes), [_evaluated(x, known, classes) for x in arguments])
+            return _text(
+                method, _evaluated(receiver, known, classes), [_evaluated(x, known, classes) for x in arguments]
+            )
         case ast.Subscript(value=inner, slice=ast.Constant(value=int() as position)):
             value = _evaluated(inner, known, classes)
             if value is not _UNKNOWN and isinstance(value, str | tuple | list) and -len(value) <= position < len(value):
@@ -295,7 +299,9 @@ def _compared(comparison: ast.cmpop, left: Any, right: Any) -> Any:
             return left == right
         case ast.NotEq():
             return left != right
-        case ast.In() | ast.NotIn() if isinstance(right, tuple | list) or (isinstance(left, str) and isinstance(right, str)):
+        case ast.In() | ast.NotIn() if isinstance(right, tuple | list) or (
+            isinstance(left, str) and isinstance(right, str)
+        ):
             return (left in right) is isinstance(comparison, ast.In)
     return _UNKNOWN
 
@@ -304,7 +310,12 @@ def _over(made: ast.GeneratorExp, known: dict[str, Any], classes: frozenset[str]
     """`any(word in name for word in words)`."""
     generator = made.generators[0]
     items = _evaluated(generator.iter, known, classes)
-    if len(made.generators) > 1 or generator.ifs or not isinstance(items, tuple) or not isinstance(generator.target, ast.Name):
+    if (
+        len(made.generators) > 1
+        or generator.ifs
+        or not isinstance(items, tuple)
+        or not isinstance(generator.target, ast.Name)
+    ):
         return _UNKNOWN
     values = [_evaluated(made.elt, {**known, generator.target.id: item}, classes) for item in items]
     if any(value is not _UNKNOWN and bool(value) is is_any for value in values):
@@ -317,7 +328,7 @@ def _text(method: str, text: Any, arguments: list[Any]) -> Any:
     if not isinstance(text, str) or any(item is _UNKNOWN for item in arguments):
         return _UNKNOWN
     match method, arguments:
-        case ("startswith" | "endswith"), [str() | tuple() as given]:
+        case (("startswith" | "endswith"), [str() | tuple() as given]):
             return text.startswith(given) if method == "startswith" else text.endswith(given)
         case "split", [str() as separator] if separator:
             return tuple(text.split(separator))

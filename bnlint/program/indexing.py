@@ -14,8 +14,10 @@ from bnlint.program.values import NOTHING, Batch, Const, Items, Size, Tensor, Va
 def of_batch(batch: Batch, index: Sequence[Any], call: Call) -> Value:
     """A part of a batch, or some rows of the tensor that it is."""
     match list(index):
-        case [Const(data=str() | int())]:
-            return batch  # one of its parts, which has as many rows
+        case [Const(data=str())]:
+            return Batch(batch.loader, part=True)
+        case [Const(data=int())]:  # one of the parts, which has as many rows; of a part, perhaps its first row
+            return Tensor(loader=batch.loader.allocation) if batch.part else Batch(batch.loader, part=True)
         case [(start, stop, step)]:
             bounds = (start, stop, step)
             if all(bound is None or isinstance(bound, Const) for bound in bounds) and any(bounds):

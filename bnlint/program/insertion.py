@@ -7,18 +7,19 @@ import ast
 from bnlint.diagnostic import Edit, Fix
 from bnlint.program.events import Export, Forward
 from bnlint.source.edits import fix_with
-from bnlint.source.file import display_path
+from bnlint.source.file import SourceFile, display_path
 
 _MODEL_ARGUMENTS = ("model", "func", "obj", "mod", "module")
 
 
-def insert_before(event: Forward | Export, method: str, *, title: str) -> Fix:
+def insert_before(event: Forward | Export, method: str, *, title: str, loop: ast.AST | None = None) -> Fix:
     """A fix that calls a method of the model before the block that the event stands in: its `with`, its loop.
 
-    Advice where the model has no plain name there, or the block begins in the middle of a line.
+    With a `loop` around the event the method is called in each of its passes. Advice where the model has no plain
+    name there, or the block begins in the middle of a line.
     """
     receiver = receiver_of(event)
-    statement = None if receiver is None else _block(event, receiver)
+    statement = None if receiver is None else _block(event, receiver) if loop is None else _part_of_pass(event, loop)
     if receiver is None or statement is None:
         return fix_with(title, None)
     source = event.where.module.source
@@ -53,6 +54,89 @@ def _exported(node: ast.Call) -> ast.expr | None:
     if node.args:
         return node.args[0]
     return next((item.value for item in node.keywords if item.arg in _MODEL_ARGUMENTS), None)
+
+
+def insert_after(source: SourceFile, node: ast.AST, text: str, *, title: str) -> Fix:
+    """A fix that writes statements behind the one that a node stands in, in lines of their own; else advice."""
+    chain: list[ast.stmt] = []
+    if not _path_to(node, source.tree.body, chain) or not isinstance(chain[-1], ast.Expr | ast.Assign):
+        return fix_with(title, None)
+    line, column = source.start_of(chain[-1])
+    end, behind = source.end_of(chain[-1])
+    indentation, rest = source.lines[line - 1][: column - 1], source.lines[end - 1][behind - 1 :].strip()
+    if indentation.strip() or (rest and not rest.startswith("#")):
+        return fix_with(title, None)
+    place = (end, len(source.lines[end - 1]) + 1)
+    added = "".join(f"\n{indentation}{part}" for part in text.splitlines())
+    return fix_with(title, (Edit(display_path(source.path), place, place, added),))
+
+
+def override_train(source: SourceFile, evaluating: ast.AST, *, title: str) -> Fix:
+    """A fix that gives a class a `train()` that repeats what its constructor does to the modes of its parts.
+
+    `evaluating` is the call of `eval()` in the class. Advice where it depends on more than `self`, or a `train()` is
+    there.
+    """
+    for owner in (item for item in ast.walk(source.tree) if isinstance(item, ast.ClassDef)):
+        methods = {item.name: item for item in owner.body if isinstance(item, ast.FunctionDef)}
+        constructor = methods.get("__init__")
+        if constructor is None or "train" in methods or not any(item is evaluating for item in ast.walk(owner)):
+            continue
+        statement = next((item for item in constructor.body if _reaches(item, evaluating, methods)), None)
+        if statement is None or not _needs_self_alone(statement, constructor):
+            break
+        line, column = source.start_of(constructor)
+        end, behind = source.end_of(constructor.body[-1])
+        first, start = source.start_of(statement)
+        outer, inner = source.lines[line - 1][: column - 1], source.lines[first - 1][: start - 1]
+        rest = source.lines[end - 1][behind - 1 :].strip()
+        if outer.strip() or inner.strip() or (rest and not rest.startswith("#")):
+            break
+        text = [source.lines[number] for number in range(first - 1, source.end_of(statement)[0])]
+        head = [f"{outer}def train(self, mode=True):", f"{inner}super().train(mode)"]
+        place = (end, len(source.lines[end - 1]) + 1)
+        added = "\n".join(["", "", *head, *text, f"{inner}return self"])
+        return fix_with(title, (Edit(display_path(source.path), place, place, added),))
+    return fix_with(title, None)
+
+
+def _reaches(statement: ast.stmt, node: ast.AST, methods: dict[str, ast.FunctionDef]) -> bool:
+    """Whether a node stands in a statement, or in a method that the statement calls."""
+    for item in ast.walk(statement):
+        match item:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name)) if name in methods:
+                if any(inner is node for inner in ast.walk(methods[name])):
+                    return True
+        if item is node:
+            return True
+    return False
+
+
+def _needs_self_alone(statement: ast.stmt, constructor: ast.FunctionDef) -> bool:
+    """Whether a statement of a constructor can run elsewhere: it uses none of its parameters and variables."""
+    given = constructor.args
+    local = {item.arg for item in (*given.posonlyargs, *given.args, *given.kwonlyargs)} - {"self"}
+    local |= {item.arg for item in (given.vararg, given.kwarg) if item is not None}
+    bound = {item.id for item in ast.walk(statement) if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store)}
+    for item in ast.walk(constructor):
+        if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store):
+            local.add(item.id)
+    return not any(
+        isinstance(item, ast.Name) and isinstance(item.ctx, ast.Load) and item.id in local - bound
+        for item in ast.walk(statement)
+    )
+
+
+def _part_of_pass(event: Forward | Export, loop: ast.AST) -> ast.stmt | None:
+    """The block in the body of a loop that leads to an event, as seen in the function that it stands in."""
+    where = event.where
+    body = where.functions[-1].body if where.functions else where.module.source.tree.body  # type: ignore[attr-defined]
+    chain: list[ast.stmt] = []
+    if not isinstance(body, list) or not _path_to(where.node, body, chain):
+        return None
+    inside = chain[chain.index(loop) + 1 :] if loop in chain else chain
+    blocks = (ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith)
+    return next((item for item in inside if isinstance(item, blocks)), inside[-1] if inside else None)
 
 
 def _block(event: Forward | Export, receiver: str) -> ast.stmt | None:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from bnlint.program import contexts, elements, events, expressions
 from bnlint.program.classes import Classes
 from bnlint.program.module import Files, Module, origins_of
+from bnlint.program.repetition import Repetitions
 from bnlint.program.state import Mode, State, meet, one
 from bnlint.program.values import (
     NOTHING,
@@ -59,6 +60,7 @@ class Frame:
     parent: Frame | None = None  # the frame that its definition stands in
     function: Function | None = None
     outside: dict[str, Frame] = field(default_factory=dict)  # names declared global or nonlocal
+    closes: bool = False  # whether it defines functions or classes, which may outlive it
 
 
 @dataclass
@@ -100,6 +102,8 @@ class Interpreter:
         self.frames_with_modules: set[int] = set()  # frames that bind the modules of a model one by one
         self._resolved: dict[tuple[str, int], Value] = {}
         self._script: Script | None = None
+        self.repeated = Repetitions()
+        self.phases: dict[tuple[ast.AST, str], ast.Constant] = {}  # the keys of mappings that are built one by one
         self.interesting: dict[ast.AST, bool] = {}  # functions that are worth entering
         self._names: dict[ast.expr, list[ast.Name]] = {}
         self._allocations: dict[tuple[object, ...], Allocation] = {}
@@ -275,8 +279,13 @@ class Interpreter:
                 flow.normal += made.normal
                 flow.add(made)
             if len(flow.normal) > 1:
-                flow.normal = meet(flow.normal)
+                flow.normal = meet(flow.normal, self.most_paths)
         return flow
+
+    @property
+    def most_paths(self) -> int:
+        """How many paths are kept apart: fewer within loops, where they multiply."""
+        return (4, 3, 2)[min(len(self.loops), 2)]
 
     def statement(self, node: ast.stmt, state: State) -> Flow:
         self.steps += 1
@@ -313,8 +322,10 @@ class Interpreter:
             case ast.Try() | ast.TryStar():
                 return self._try(node, state)
             case ast.FunctionDef() | ast.AsyncFunctionDef():
+                self.frame.closes = True
                 self.bind(node.name, Function(node, self.module, self.frame.number), state)
             case ast.ClassDef():
+                self.frame.closes = True
                 self.bind(node.name, ClassRef(node, self.module, self.frame.number), state)
             case ast.Import() | ast.ImportFrom():
                 self._import(node, state)
@@ -369,10 +380,8 @@ class Interpreter:
         return made
 
     def _branch(self, node: ast.If, state: State) -> Flow:
-        if is_main_guard(node):
-            if self.module.is_main and self.frame.parent is None:
-                return self.block(node.body, [state])
-            return Flow([state])
+        if self.frame.parent is None and is_main_guard(node):
+            return self.block(node.body, [state]) if self.module.is_main else Flow([state])
         flow = Flow()
         self.conditions.append(node)
         for branch, holds in self.decided(node.test, state):
@@ -480,7 +489,7 @@ class Interpreter:
             made = self.block(body, [item.copy() for item in entering])
             flow.returned += made.returned
             broken += made.broken
-            reached = meet([*made.normal, *made.continued])
+            reached = meet([*made.normal, *made.continued], self.most_paths)
             ends += reached
             entering = [item for item in reached if item.signature not in known]
             known |= {item.signature for item in reached}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bnlint.program.classes import Layers
@@ -22,7 +22,7 @@ class ModeLayers:
     batch_norms: int | None = None
     dropouts: int | None = None
     module: str | None = None
-    stated: Layers = Layers()  # what the code of the program tells of a model that was not captured
+    stated: Layers = field(default_factory=Layers)  # what the code tells where it was not captured
 
     @property
     def has_batch_norm(self) -> bool | None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from bnlint.program.interpreter import Interpreter
 
 NORMS = "*norms"
+_TRUNKS = re.compile(r"features?|backbone|encoder|body|trunk|layer[1-4]|blocks|(base|feature_extractor|cnn)(_\w+)?")
+_NORM_WORD = re.compile(r"norm|\bbn", re.I)
 # Methods that hand back the module that they are called on.
 _CHAINED = frozenset(
     "to cuda cpu xpu float half double bfloat16 type share_memory to_empty requires_grad_ apply compile to_device".split()
@@ -95,38 +97,43 @@ def set_mode(run: Interpreter, model: Model, training: bool | None, node: ast.AS
         if key[0] is allocation and key[1] != path and (key[1].startswith(prefix) or key[1] == f"{path}{NORMS}")
     ]
     keeps = allocation.cls is not None and not path and run.classes.overrides_train(allocation.cls)
-    undone: tuple[str, Mode] | None = None
+    undone: list[tuple[Model, Mode]] = []
     for key in inner:
         was = state.modes[key]
         if was.training is False and was.explicit and training is not None:
             if keeps or not training:
                 continue
-            undone = key[1], was
+            undone.append((Model(allocation, key[1]), was))
         del state.modes[key]
-    event = events.ModeChange(
-        run.where(node),
-        state.assumptions,
-        model,
-        mode,
-        False,
-        undone[1] if undone else None,
-        undone[0] if undone else "",
-    )
-    run.emit(event)
     state.modes[allocation, path] = mode
-    if allocation.origin in ("copy", "average"):
-        return  # its part is the model that it was made of, which keeps its mode
-    for part in allocation.parts:
-        if isinstance(part, Model) and not path:
-            state.modes[part.allocation, part.path] = mode
+    if allocation.origin not in ("copy", "average") and not path:  # whose part is what it was made of
+        for part in allocation.parts:
+            if isinstance(part, Model):
+                was = mode_of(state, part)
+                if training and was.training is False and was.explicit:
+                    undone.append((part, was))
+                state.modes[part.allocation, part.path] = mode
+    run.emit(events.ModeChange(run.where(node), state.assumptions, model, mode, False, tuple(undone)))
+
+
+def evaluating_parts(state: State, allocations: frozenset[Allocation]) -> tuple[tuple[Model, Mode], ...]:
+    """The parts of models that were set to evaluation mode apart from them."""
+    return tuple(
+        (Model(allocation, path), mode)
+        for (allocation, path), mode in state.modes.items()
+        if path and allocation in allocations and mode.training is False and mode.explicit
+    )
 
 
 def set_norm_mode(run: Interpreter, some: SomeModules, training: bool | None, node: ast.AST, state: State) -> None:
     """`m.eval()` for the modules that a loop goes over; for all of them that is the mode of the model."""
-    if not some.norms:
+    picks = [] if some.norms else list(freezing.picks_around(run, node, state, SomeParameters(some.model)))
+    if not some.norms and not some.some and not picks:
         set_mode(run, some.model, training, node, state)
         return
     mode = run.mode(training, node, explicit=True)
+    if not some.norms and not any(pick.holds and _NORM_WORD.search(ast.unparse(pick.test)) for pick in picks):
+        mode = replace(mode, training=None, why="some of its layers are switched")
     run.emit(events.ModeChange(run.where(node), state.assumptions, some.model, mode, True))
     state.modes[some.model.allocation, f"{some.model.path}{NORMS}"] = mode
 
@@ -161,6 +168,8 @@ def build(
             training, why = None, "its framework sets it"
         elif _evaluates_itself(run, cls):
             training = False
+    if training and kept:
+        training, why = _mode_of_parts(run, allocation, kept, state)
     for key in [key for key in state.modes if key[0] is allocation]:
         del state.modes[key]  # built anew in the next pass of a loop
     state.frozen = frozenset(item for item in state.frozen if item.allocation is not allocation)
@@ -168,6 +177,21 @@ def build(
     if cls is not None:
         _set_up(run, allocation, cls, state)
     return Model(allocation)
+
+
+def _mode_of_parts(
+    run: Interpreter, allocation: Allocation, parts: Sequence[Model], state: State
+) -> tuple[bool | None, str]:
+    """The mode of a new module around others, which are in the mode that they were in."""
+    parts = [part for part in parts if layers_at(run, part).mode_dependent is not False]
+    modes = {mode_of(state, part).training for part in parts}
+    if modes <= {True}:
+        return True, ""
+    cls = allocation.cls
+    own = run.classes.layers(cls) if cls is not None else run.classes.layers_in(allocation.node, allocation.module)
+    if len(modes) == 1 and own.mode_dependent is False:
+        return modes.pop(), mode_of(state, parts[0]).why
+    return None, "its parts are not in one mode"
 
 
 def _is_pretrained(node: ast.Call) -> bool:
@@ -235,7 +259,9 @@ def layers_of(run: Interpreter, allocation: Allocation) -> Layers:
         inner = run.classes.layers_in(allocation.node, allocation.module)
         handed_in = [layers_of(run, part.allocation) for part in allocation.parts if isinstance(part, Model)]
         if library.is_container(allocation.origin):
-            return either([inner, *handed_in])
+            given = allocation.node.args if isinstance(allocation.node, ast.Call) else []
+            is_open = not handed_in and any(isinstance(item, ast.Starred) for item in given)
+            return either([inner, *handed_in, *([Layers()] if is_open else [])])
         return either([found, inner])
     found = run.classes.layers_in(allocation.node, allocation.module)
     return found if found.mode_dependent else Layers()
@@ -250,12 +276,20 @@ def layers_at(run: Interpreter, model: Model) -> Layers:
         return whole
     cls = model.allocation.cls
     if cls is None:
-        return Layers()
+        return _of_trunk(whole, model.path) if library.is_model(model.allocation.origin) else Layers()
     first, _, rest = model.path.partition(".")
     assigned = run.classes.assigned(cls, first)
     if assigned is None or rest:
         return Layers()
-    return run.classes.layers_in(*assigned)
+    found = run.classes.layers_in(*assigned)
+    if not found.batch_norm and any(isinstance(item, ast.Starred) for item in ast.walk(assigned[0])):
+        return _of_trunk(whole, first)  # what is handed in was constructed elsewhere
+    return found
+
+
+def _of_trunk(whole: Layers, name: str) -> Layers:
+    """The layers of a part by its name: the features of a network with batch norm have some of its batch norms."""
+    return Layers(whole.batch_norm or None) if _TRUNKS.fullmatch(name) else Layers()
 
 
 def parameter(run: Interpreter, name: str, annotation: ast.expr | None, node: ast.AST, state: State) -> Value:
@@ -340,7 +374,8 @@ def _moved(state: State, source: Model, target: Allocation, path: str) -> frozen
     """What of a model is frozen, as it is found where it was copied or moved to."""
     made = []
     for item in state.frozen:
-        if item.allocation is source.allocation and (not source.path or freezing.Selection(source.path).covers(item.selection)):
+        inside = not source.path or freezing.Selection(source.path).covers(item.selection)
+        if item.allocation is source.allocation and inside:
             rest = item.path.removeprefix(source.path).removeprefix(".")
             there = ".".join(part for part in (path, rest) if part)
             moved = replace(item, allocation=target, selection=replace(item.selection, path=there))

@@ -94,6 +94,10 @@ class Program:
         """Which layers with a mode a model has, or a part of it."""
         return models.layers_at(self._run, model)
 
+    def overrides_train(self, allocation: Allocation) -> bool:
+        """Whether the class of a model has its own `train()`, which may leave parts of it in evaluation mode."""
+        return allocation.cls is not None and self._run.classes.overrides_train(allocation.cls)
+
     def class_of(self, allocation: Allocation) -> str:
         """The name of a model's class, as far as it is known."""
         return allocation.cls.name if allocation.cls is not None else ""
@@ -105,10 +109,9 @@ def _run_uncalled(run: Interpreter, end: State) -> None:
     run.entry = True
     run.stack = [run.frame_of(module)]
     switched = {event.model.allocation for event in run.events if isinstance(event, events.ModeChange)}
-    names = {name for _, node in functions_in(module.source.tree) for name in _called_names(node)}
-    pending = sorted(
-        functions_in(module.source.tree), key=lambda item: (item[1].name in names, item[1].name.startswith("__"))
-    )
+    left = [(cls, node) for cls, node in functions_in(module.source.tree) if node not in run.followed]
+    names = {name for _, node in left for name in _called_names(node)}
+    pending = sorted(left, key=lambda item: (item[1].name in names, item[1].name.startswith("__")))
     objects: dict[ast.ClassDef, tuple[Value, State]] = {}
     for cls, node in pending:
         if node in run.followed:

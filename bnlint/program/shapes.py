@@ -91,7 +91,8 @@ class Call:
                 text = f"{self.name}({', '.join(map(ast.unparse, [*args, *keywords]))})"
                 return text if len(text) <= LONGEST else f"{self.name}(...)"
             case ast.Subscript(slice=index):
-                text = f"indexing with [{ast.unparse(index)}]"
+                parts = index.elts if isinstance(index, ast.Tuple) else [index]
+                text = f"indexing with [{', '.join(map(ast.unparse, parts))}]"
                 return text if len(text) <= LONGEST else "indexing"
         return "broadcasting"
 

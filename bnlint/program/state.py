@@ -68,7 +68,7 @@ class State:
     @property
     def signature(self) -> tuple[object, ...]:
         """What keeps two paths apart after they meet."""
-        modes = frozenset((key, mode.training) for key, mode in self.modes.items())
+        modes = frozenset([(key, mode.training) for key, mode in self.modes.items()])
         return modes, self.frozen, self.gradients
 
     def assume(self, symbol: Symbol, holds: bool, node: ast.AST | None) -> State:

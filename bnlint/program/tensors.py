@@ -17,7 +17,7 @@ from bnlint.program.methods import broadcast, of_tensor, shape_value, where
 from bnlint.program.moves import transposed
 from bnlint.program.shapes import NO_SHAPE, Call, ShapeOf, as_tensor, made, shape_of
 from bnlint.program.sizes import divided, number, plus, size_of, times, value_of
-from bnlint.program.values import Batch, Choice, Const, Items, Size, Table, Tensor, Unknown, Value, forwards_of, joined
+from bnlint.program.values import Batch, Choice, Const, Items, Loader, Size, Table, Tensor, Unknown, Value, forwards_of, joined
 
 if TYPE_CHECKING:
     from bnlint.program.module import Module
@@ -246,6 +246,8 @@ def _len(value: Value | None) -> Value | None:
     match value:
         case Items(parts=parts) | Table(parts=parts):
             return Const(len(parts))
+        case Batch(loader=Loader(batch=Size() as rows), part=True):
+            return value_of(rows)
         case ShapeOf() | Batch():
             return Unknown()
         case Tensor(rows=rows):

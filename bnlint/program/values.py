@@ -237,9 +237,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loader yields: its parts are not told apart, each has as many rows as the loader's batch."""
+    """What a loader yields: its parts are not told apart, each has as many rows as the loader's batch.
+
+    `part` says that it was taken apart: it is a tensor or a list of as many items, and no tuple of tensors.
+    """
 
     loader: Loader
+    part: bool = False
 
 
 Value = (

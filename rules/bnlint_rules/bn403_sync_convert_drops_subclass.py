@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, Layer, NotChecked, Rule, Severity, Span, Valid, listed
+from bnlint.api import Context, Diagnostic, Fix, Invalid, Layer, NotChecked, Rule, Severity, Span, Valid, events, listed
 
 TORCH, TIMM, UNKNOWN = "torch", "timm", "unknown"
 # Frameworks that build the layers as SyncBatchNorm in the first place, and one that converts by a function of its own.
@@ -36,8 +36,8 @@ class SyncConvertDropsSubclass(Rule):
 
     What is lost is found by running the forward of each subclass alone. The rule is silent where it does nothing but
     normalise (a check of the input, a cast), and for timm's own `timm.layers.convert_sync_batchnorm`, which keeps the
-    activations. It looks at conversions while the model is built, and at a configuration that converts
-    (`sync_batchnorm: true`, `--sync-bn`).
+    activations. It looks at conversions while the model is built, at those that a script makes under an
+    option, and at a configuration that converts (`sync_batchnorm: true`, `--sync-bn`).
 
     ## Fix safety
 
@@ -52,7 +52,7 @@ class SyncConvertDropsSubclass(Rule):
     code = "BN403"
     name = "sync-convert-drops-subclass"
     severity = Severity.ERROR
-    needs = ("modules",)
+    needs = ()  # a script has the conversions, its models have the layers
 
     valid = (
         Valid(
@@ -270,6 +270,10 @@ model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Linear(4, 8), S
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
+        if context.program is not None:
+            yield from self._in_script(context)
+        if not context.has_model:
+            return
         synchronised = [layer for layer in context.norms("batch") if layer.sync]
         yield from self._judged(synchronised, context, converted=True)
         if not context.training.sync_batchnorm:
@@ -280,8 +284,28 @@ model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Linear(4, 8), S
             layers = [layer for layer in layers if not _is_timm(layer)]
         yield from self._judged(layers, context, converted=False, known=by != UNKNOWN)
 
+    def _in_script(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
+        """Conversions that a script makes under an option, so that its models were built without them."""
+        assert context.program is not None
+        seen: set[Span] = set()
+        for event in context.program.of_kind(events.Converted):
+            built = context.model_of(event.model.allocation)
+            if built is None or not event.converter.endswith("SyncBatchNorm.convert_sync_batchnorm"):
+                continue
+            layers = tuple(built.norms("batch"))
+            is_known = built.training.sync_batchnorm or any(layer.sync for layer in layers)
+            if not is_known and event.where.span not in seen:
+                seen.add(event.where.span)
+                yield from self._judged(layers, built, converted=False, place=event.where.span)
+
     def _judged(
-        self, layers: Iterable[Layer], context: Context, *, converted: bool, known: bool = True
+        self,
+        layers: Iterable[Layer],
+        context: Context,
+        *,
+        converted: bool,
+        known: bool = True,
+        place: Span | None = None,
     ) -> Iterator[Diagnostic | NotChecked]:
         lost: list[_Lost] = []
         for layer in layers:
@@ -303,10 +327,11 @@ model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Linear(4, 8), S
         layers = [item.layer for item in lost]
         operations = tuple(dict.fromkeys(name for item in lost for name in item.operations))
         classes = " and ".join(dict.fromkeys(item.class_name for item in lost))
-        key = context.training.key("sync_batchnorm")
-        what = "SyncBatchNorm.convert_sync_batchnorm dropped" if converted else f"{_flag(key)} drops"
+        by = "SyncBatchNorm.convert_sync_batchnorm"
+        key = by if place is not None else _flag(context.training.key("sync_batchnorm"))
+        what = f"{by} dropped" if converted else f"{key} drops"
         yield self.diagnostic(
-            (None if converted else context.training.span("sync_batchnorm")) or layers[0],
+            place or (None if converted else context.training.span("sync_batchnorm")) or layers[0],
             f"{what} the forward in {len(layers)} layer{'s' * (len(layers) > 1)} of {classes} ({listed(layers)}): "
             f"{', '.join(operations)} {'is' if len(operations) == 1 else 'are'} no longer run",
             module=layers[0].path,
