@@ -7,6 +7,8 @@ from bnlint.graph.model_graph import ModelGraph
 from bnlint.program import events
 from bnlint.program.evaluation import Evaluation, happens_beside
 from bnlint.program.installed import installed_version, torch_version
+from bnlint.program.losses import LossInput, Mismatch, ModelOutput, loss_inputs
+from bnlint.program.returned import returned_activation
 from bnlint.rule import Invalid, Rule, Valid
 from bnlint.training.config import Loader, TrainingConfig, pieces
 from bnlint.training.scaling import BatchScaling, shown_rate
@@ -23,7 +25,10 @@ __all__ = [
     "Invalid",
     "Layer",
     "Loader",
+    "LossInput",
+    "Mismatch",
     "ModelGraph",
+    "ModelOutput",
     "NormCall",
     "NotChecked",
     "Rule",
@@ -35,7 +40,9 @@ __all__ = [
     "happens_beside",
     "installed_version",
     "listed",
+    "loss_inputs",
     "pieces",
+    "returned_activation",
     "shown_rate",
     "torch_version",
 ]

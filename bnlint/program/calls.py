@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from bnlint.program import averaging, contexts, elements, events, expressions, library, loaders, models, tensors
+from bnlint.program.methods import activated
 from bnlint.program.repetition import Repetition, again, repetition
 from bnlint.program.state import State
 from bnlint.program.values import (
@@ -416,6 +417,8 @@ def _called(
             return invoke(run, called, given, keywords, state, node)
         case ClassRef():
             return _instantiate(run, called, node, given, keywords, state)
+        case Model(allocation=allocation) if (kind := library.activation(allocation.origin)) and given:
+            return [(state, activated(given[0], kind, node, run.module) or _result_of(run, given, node))]
         case Model():
             return [(state, models.forward(run, called, node, given, keywords, state, used=used))]
         case Imported():
@@ -449,6 +452,8 @@ def _called(
                 return [(state, Unknown())]
             if origin.startswith("torchvision.models") or origin.startswith("timm"):
                 return [(state, models.build(run, node, state, origin=origin))]
+            if library.mixes(origin):
+                return [(state, tensors.mixed(given))]
             if origin in ("loss", "backward"):
                 return [(state, _result_of(run, (*given, *keywords.values()), node))]
             if held:
@@ -521,6 +526,10 @@ def _method(
         return [(state, _grown(run, node, receiver, every, state))]
     if isinstance(receiver, Tensor | Batch | Size | Items | Const):
         found_tensor = tensors.method(receiver, name, given, keywords, node, run.module)
+        in_place = name.endswith("_") and not name.startswith("_") and isinstance(node.func, ast.Attribute)
+        if in_place and isinstance(node.func.value, ast.Name | ast.Attribute) and isinstance(receiver, Tensor | Batch):
+            after = found_tensor or Tensor(forwards=forwards_of(receiver), loader=getattr(receiver, "loader", None))
+            run.store(node.func.value, after, state, node.func.value)
         if found_tensor is not None:
             return [(state, found_tensor)]
         return [(state, _result_of(run, (receiver, *every), node))]
@@ -750,7 +759,7 @@ def _library(
         )
         return [(state, made)]
     if _LOADER.fullmatch(origin):
-        return [(state, loaders.build(run, node, given, keywords, state))]
+        return [(state, loaders.build(run, origin, node, given, keywords, state))]
     framework = library.framework(origin)
     if framework is not None:
         held = frozenset().union(*map(models_in, every)) if every else frozenset()

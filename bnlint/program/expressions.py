@@ -103,7 +103,9 @@ def value(run: Interpreter, node: ast.expr, state: State) -> Value:
             inner_value = value(run, operand, state)
             if isinstance(inner_value, Const) and isinstance(node.op, ast.USub) and _is_number(inner_value.data):
                 return Const(-inner_value.data)
-            return inner_value if isinstance(inner_value, Tensor) else Unknown(run.symbol(node))
+            if isinstance(inner_value, Tensor | Batch | Size):
+                return tensors.unary(node.op, inner_value, node, run.module)
+            return Unknown(run.symbol(node))
         case ast.BoolOp(op=operation, values=values):
             return _chosen(run, isinstance(operation, ast.Or), values, state, node)
         case ast.IfExp():
@@ -274,7 +276,7 @@ def attribute(run: Interpreter, receiver: Value, name: str, state: State, node: 
             return found
         case Table() if (item := receiver.get(name)) is not None:
             return item
-        case Tensor() | Batch() | Size():
+        case Tensor() | Batch() | Size() | Items():
             found_tensor = tensors.attribute(receiver, name)
             if found_tensor is not None:
                 return found_tensor

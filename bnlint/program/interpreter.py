@@ -30,6 +30,7 @@ from bnlint.program.values import (
     SomeModules,
     Symbol,
     Table,
+    Tensor,
     Unknown,
     Value,
     joined,
@@ -490,6 +491,9 @@ class Interpreter:
             flow.returned += made.returned
             broken += made.broken
             reached = meet([*made.normal, *made.continued], self.most_paths)
+            if never_empty:
+                for item in reached:
+                    forget_growth(state, item)
             ends += reached
             entering = [item for item in reached if item.signature not in known]
             known |= {item.signature for item in reached}
@@ -574,6 +578,14 @@ def alike(made: list[tuple[State, Value]]) -> list[tuple[State, Value]]:
         else:
             merged.append((state, value))
     return merged
+
+
+def forget_growth(before: State, after: State) -> None:
+    """Forget the rows of tensors that a loop's body changed: another pass may change them again."""
+    for key, value in after.variables.items():
+        known = before.variables.get(key)
+        if isinstance(value, Tensor | Size) and known is not None and known != value:
+            after.variables[key] = joined(known, value)
 
 
 def alternatives(value: Value) -> Iterator[Value]:

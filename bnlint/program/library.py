@@ -32,6 +32,8 @@ _MODELS = re.compile(
     r"segmentation_models_pytorch\.(?P<smp>[A-Z]\w+|create_model)|"
     r"efficientnet_pytorch\.EfficientNet\.(from_pretrained|from_name)|pretrainedmodels\.(?P<cad>\w+)"
 )
+_ACTIVATION = re.compile(r"torch\.nn(\.modules\.\w+)?\.(?P<name>Softmax|Softmax2d|LogSoftmax|Sigmoid|LogSigmoid)")
+_MIXERS = re.compile(r"torchvision\.transforms\.v2\.(\w+\.)*(MixUp|CutMix|RandomChoice)|timm\.data(\.\w+)*\.(Mixup|FastCollateMixup)")
 _CONTAINERS = re.compile(r"torch\.nn(\.modules\.\w+)?\.(Sequential|ModuleList|ModuleDict|Module)")
 _LOSS = re.compile(
     r"torch\.nn(\.modules\.loss)?\.(?P<cls>\w+Loss)|torch\.nn\.functional\.(?P<function>\w+_loss|cross_entropy|"
@@ -167,3 +169,14 @@ def is_evaluating_factory(origin: str) -> bool:
 def framework(origin: str) -> str | None:
     """The framework that trains and evaluates by itself, and sets the modes of the models it is given."""
     return next((name for name, pattern in _TRAINERS if pattern.fullmatch(origin)), None)
+
+
+def activation(origin: str) -> str:
+    """The name of an activation layer whose output a loss may take for something else; empty for any other."""
+    match = _ACTIVATION.fullmatch(origin)
+    return "" if match is None else match["name"]
+
+
+def mixes(origin: str) -> bool:
+    """Whether a class mixes the samples of a batch and their labels when it is called."""
+    return bool(_MIXERS.fullmatch(origin))

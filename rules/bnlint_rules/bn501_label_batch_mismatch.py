@@ -6,8 +6,20 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Span, Valid
-from bnlint.program.losses import LossInput, Mismatch, loss_inputs
+from bnlint.api import (
+    Context,
+    Diagnostic,
+    Fix,
+    Invalid,
+    LossInput,
+    Mismatch,
+    NotChecked,
+    Rule,
+    Severity,
+    Span,
+    Valid,
+    loss_inputs,
+)
 
 if TYPE_CHECKING:
     from torch.fx import Node

@@ -8,9 +8,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Span, Valid
-from bnlint.program.losses import LossInput, ModelOutput, loss_inputs
-from bnlint.program.returned import returned_activation
+from bnlint.api import (
+    Context,
+    Diagnostic,
+    Fix,
+    Invalid,
+    LossInput,
+    ModelOutput,
+    NotChecked,
+    Rule,
+    Severity,
+    Span,
+    Valid,
+    loss_inputs,
+    returned_activation,
+)
 
 # The classes, functions and methods of an activation, by its name.
 ACTIVATIONS = {

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from bnlint.diagnostic import Span
 from bnlint.errors import text_of
-from bnlint.graph.frames import is_user_file, span_of_traceback
+from bnlint.graph.frames import is_internal, is_user_file, span_of_traceback
 from bnlint.graph.step.arguments import Supplies, Unfillable
 from bnlint.graph.step.recorder import LOSSES, StepRecorder, is_value_error
 from bnlint.graph.step.values import TargetsUnknown
@@ -131,7 +131,8 @@ def user_span(error: BaseException, roots: tuple[str, ...]) -> Span | None:
     found: Span | None = None
     place = error.__traceback__
     while place is not None:
-        if is_user_file(place.tb_frame.f_code.co_filename, roots):
+        file = place.tb_frame.f_code.co_filename
+        if is_user_file(file, roots) and not is_internal(file):
             found = span_of_traceback(place) or found
         place = place.tb_next
     return found
