@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from bnlint.context import DEFAULT_BATCH_SIZE, Context
-from bnlint.diagnostic import Diagnostic, Fix, Severity, Span
+from bnlint.diagnostic import Diagnostic, Fix, NotChecked, Severity, Span
 from bnlint.errors import TargetError, UsageError
 from bnlint.files import split_file
 from bnlint.graph import inputs as model_inputs
@@ -22,10 +23,12 @@ from bnlint.graph.inputs import ModelInputs
 from bnlint.linter import found_by, run_diagnostic, unsuppressed, with_severity
 from bnlint.options import Options
 from bnlint.page import page_of
-from bnlint.registry import Loaded, is_selected, known_words, load_rules, select
+from bnlint.registry import Loaded, fit, is_selected, known_words, load_rules, select
 from bnlint.report.report import Report, TargetResult
+from bnlint.scripts import ScriptFindings, check_script, is_about_script
 from bnlint.source.file import SourceFile, display_path
 from bnlint.source.suppressions import Suppressions
+from bnlint.steps import step_recorder
 from bnlint.target import LoadedTarget, NothingToCheck, load_targets
 from bnlint.training.config import TensorShape, TrainingConfig
 from bnlint.training.detect import is_python_configuration, is_training_file
@@ -155,10 +158,34 @@ def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Fa
             yield pending
         pending = _with_facts(_failed(spec, error, options), facts, options, loaded)
         pending = pending if files_said else _with_files(pending, facts, options, loaded)
+    script = _script(spec, options, loaded, facts.config, seen)
+    if pending is None and _states_facts(spec, facts.config):
+        pending = _facts_alone(spec, facts, options, loaded)
+    elif script.does_something and (pending is None or pending.status == "failed"):
+        if pending is not None:
+            yield pending  # the model could not be built; what the script does was looked at all the same
+        pending = TargetResult(spec, "script")
     if pending is not None:
-        yield _with_diagnostics(pending, seen.unused_suppressions(pending.target))
-    elif _states_facts(spec, facts.config):
-        yield _facts_alone(spec, facts, options, loaded)
+        pending = replace(pending, not_checked=tuple(sorted({*pending.not_checked, *script.not_checked})))
+        yield _with_diagnostics(pending, [*script.shown, *seen.unused_suppressions(pending.target)])
+
+
+def _script(
+    spec: str, options: Options, loaded: Sequence[Loaded], training: TrainingConfig, seen: _SeenFile
+) -> ScriptFindings:
+    """What the rules about scripts find in the file of a target."""
+    file = split_file(spec)
+    source = seen.source
+    if source is None and file is not None:
+        try:
+            source = SourceFile.read(Path(file[0]))
+        except TargetError:  # which is what the target failed with
+            return ScriptFindings()
+    if source is None:
+        return ScriptFindings()
+    script = check_script(spec, source, seen.contexts, training, _source_reader(), options, loaded)
+    seen.add_script(source, script)
+    return script
 
 
 def _states_facts(spec: str, config: TrainingConfig) -> bool:
@@ -188,7 +215,8 @@ def _check_item(
     except TargetError as error:
         seen.complete = False
         return _failed(item.name, error, options)
-    context = Context(capture, training, read_source, item.source)
+    context = Context(capture, training, read_source, item.source, _named_step(item, capture.model, options))
+    seen.contexts.append(context)
     result, found = _lint(item.name, capture, context, options, loaded)
     if result.status == "modules" and not item.explicit:
         result = _milder(result, spec, options, seen)
@@ -208,9 +236,12 @@ def _captured(
     """
     built = item.build()
     stated = _inputs_for(item, built.model, options, training)
-    capture = Capture(built, stated, rebuild=item.rebuild, read_source=read_source)
+    record_step = step_recorder(built.model, _named_step(item, built.model, options), training)
+    capture = Capture(built, stated, rebuild=item.rebuild, read_source=read_source, record_step=record_step)
     if stated is None or not item.one_of_several or _named_input(item, built.model, options) is not None:
         return capture, ()
+    if not capture.has_forward:
+        return capture, ()  # its step may need the inputs and something else
     error = capture.graph(training.batch_size or DEFAULT_BATCH_SIZE).error
     if error is None or error.values_missing:
         return capture, ()
@@ -238,12 +269,16 @@ def _lint(
     name: str, capture: Capture, context: Context, options: Options, loaded: Sequence[Loaded]
 ) -> tuple[TargetResult, list[Diagnostic]]:
     """The result for one captured model, and all findings in it, suppressed ones too."""
-    found, not_checked = found_by(loaded, context, options, name)
+    about_models = [item for item in loaded if not is_about_script(item)]
+    found, not_checked = found_by(about_models, context, options, name)
     graph = context.graph()
-    trace = [replace(with_severity(item, options), target=name) for item in _trace_problem(graph, capture)]
-    shown = sorted([*unsuppressed(found, context, options), *trace], key=lambda item: item.sort_key)
+    problems = _trace_problem(graph, capture) if capture.has_forward else ()
+    trace = [replace(with_severity(item, options), target=name) for item in problems]
+    step, undecided = _step_problem(context, name, options)
+    not_checked += undecided if capture.has_forward else _without_forward(context, graph) or undecided
+    shown = sorted([*unsuppressed([*found, *step], context, options), *trace], key=lambda item: item.sort_key)
     assumed = capture.inputs is not None and capture.inputs.assumed
-    status = "modules" if graph.step == "modules" else "partial" if trace else "traced"
+    status = "modules" if graph.step == "modules" else "partial" if graph.error or graph.coverage < 1 else "traced"
     result = TargetResult(
         target=name,
         status=status,
@@ -292,6 +327,53 @@ def _trace_problem(graph: ModelGraph, capture: Capture) -> Iterator[Diagnostic]:
         data=data,
         fix=Fix("State the real input shapes with --input (one for each argument, without the batch axis)"),
     )
+
+
+def _named_step(item: LoadedTarget, model: nn.Module, options: Options) -> str | None:
+    """The training step that the settings name, where it is this model's: of one that they name or that it names."""
+    file = None if options.step is None else split_file(options.step)
+    if file is None or item.explicit:
+        return options.step
+    names = {item.name.rpartition(":")[2], type(model).__name__}
+    text = read_text(Path(file[0])) if not item.one_of_several else ""
+    return options.step if names & set(re.findall(r"\w+", text)) else None
+
+
+def _without_forward(context: Context, graph: ModelGraph) -> list[NotChecked]:
+    """What was not recorded of a model that is no callable one: of a container, or of one that works in its step."""
+    step = context.dry_step
+    name = type(context.model).__name__
+    if step is None:
+        return [NotChecked("BN903", f"{name} has no forward and no training_step: its modules were not run")]
+    if graph.error is None or step.status == "raises":
+        return []
+    done = f"{graph.coverage:.0%} of its modules were recorded in the training step {step.name}"
+    return [NotChecked("BN903", f"{name} has no forward, and {done}: {step.reason or graph.error.message}")]
+
+
+def _step_problem(context: Context, name: str, options: Options) -> tuple[list[Diagnostic], list[NotChecked]]:
+    """BN902 for a training step that raises, and why nothing is known of one; rows that differ are left to BN501."""
+    step = context.dry_step
+    if step is None or step.batch_mismatch is not None:
+        return [], []
+    if step.error is None:
+        reason = f"the training step {step.name} was not decided: {step.reason}"
+        return [], [NotChecked("BN902", reason)] if step.status == "undecided" else []
+    error = step.error
+    where = f" in the module {error.module!r}" if error.module else ""
+    shapes = " and ".join(str(shape) for shape in context.graph().inputs)
+    raised = run_diagnostic(
+        "BN902",
+        f"the training step {step.name} raises {error.type_name}{where} on {'assumed ' * context.assumed_inputs}inputs "
+        f"of shape {shapes}: {error.message}",
+        target=name,
+        module=error.module,
+        location=error.span,
+        data={"exception": error.type_name, "batch_size": step.batch_size, "training_step": step.name},
+        fix=Fix("Correct the step, or state the real shapes with --input and --target (without the batch axis)"),
+    )
+    ignored = any(fit(selector, raised) for selector in options.ignore) and not is_selected(page_of("BN902"), options)
+    return [] if ignored else [with_severity(raised, options)], []
 
 
 def _failed(name: str, error: TargetError, options: Options) -> TargetResult:
@@ -357,6 +439,12 @@ class _SeenFile:
     def __post_init__(self) -> None:
         self._findings: list[tuple[str, str, Span | None]] = []
         self._silent: set[str] = set()
+        self.contexts: list[Context] = []
+
+    def add_script(self, source: SourceFile, script: ScriptFindings) -> None:
+        self.source = source
+        self._findings += [(item.code, item.name, item.location) for item in script.found]
+        self._silent.update(item.code for item in script.not_checked)
 
     def add(self, target: LoadedTarget, result: TargetResult, found: Iterable[Diagnostic]) -> None:
         if target.explicit or result.status != "traced":
@@ -421,6 +509,7 @@ def _check_module(model: nn.Module, options: Options, loaded: Sequence[Loaded], 
             None if stated is None else model_inputs.given(stated, model, "inputs"),
             rebuild=lambda: copy.deepcopy(model),
             read_source=read_source,
+            record_step=step_recorder(model, None, facts.config),
         )
     except TargetError as error:
         return _failed(name, error, options)

@@ -7,16 +7,20 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from bnlint.diagnostic import Span
 from bnlint.errors import TargetError, UsageError, text_of
 from bnlint.files import split_file
+from bnlint.graph.arguments import Answers, arguments_answered
 from bnlint.graph.build import BuildFailure, Built, build
 from bnlint.graph.modules import walk
+from bnlint.graph.writes import writes_answered
 from bnlint.loading import (
     NO_DOWNLOADS,
     execute,
@@ -26,6 +30,8 @@ from bnlint.loading import (
     place_of,
     roots_of,
 )
+from bnlint.script_targets import BuiltVariable, ScriptTargets
+from bnlint.source.definitions import is_model_name
 from bnlint.source.discover import Candidates, Unbuildable, find_candidates
 from bnlint.source.file import SourceFile, display_path
 
@@ -36,7 +42,8 @@ class LoadedTarget:
 
     `name` is how it is shown, `make` constructs it, `source` is the file that it was named in, `roots` the folders of
     the user's files. `explicit` says that the user named this very object,
-    `one_of_several` that its file may hold other models as well. `notes` are sentences for the reader.
+    `one_of_several` that its file may hold other models as well. `notes` are sentences for the reader. `built_by` is
+    the statement that builds the model, where a function of a script does.
     """
 
     name: str
@@ -47,11 +54,13 @@ class LoadedTarget:
     class_name: str = ""
     one_of_several: bool = False
     notes: tuple[str, ...] = ()
+    built_by: Span | None = None
 
     def build(self) -> Built:
         """Build the model; raises `TargetError` (BN901) with the reason and the next step."""
         try:
-            built = build(self.make, self.roots)
+            with arguments_answered(Answers()):
+                built = build(self.make, self.roots)
         except BuildFailure as failure:
             raise _cannot_build(self, failure) from failure
         if not isinstance(built.model, nn.Module):
@@ -75,7 +84,8 @@ class LoadedTarget:
 
     def rebuild(self) -> nn.Module:
         """Build the model once more on the CPU with real values."""
-        model = build(self.make, self.roots, values=True).model
+        with arguments_answered(Answers()):
+            model = build(self.make, self.roots, values=True).model
         assert isinstance(model, nn.Module)
         return model
 
@@ -120,7 +130,19 @@ def load_targets(spec: str) -> Iterator[LoadedTarget | TargetError | NothingToCh
 
 def _named_in_file(source: SourceFile, spec: str, expression: str) -> LoadedTarget:
     name, call = _parsed(spec, expression)
-    namespace, notes = execute(source, wanted=(name.split(".")[0],))
+    scripts = ScriptTargets(source, spec.partition(".py:")[0] + ".py")
+    variable = scripts.named(name) or (scripts.named_at_the_top(name) if call is not None else None)
+    if variable is not None:
+        if call is not None and call[0]:
+            raise UsageError(f"{name} is a variable of a script: {spec!r} gives it arguments without names", _GIVEN)
+        return _variable(scripts, scripts.one(variable, {} if call is None else call[1]), spec, explicit=True)
+    try:
+        namespace, notes = _executed(source, (name.split(".")[0],), is_script=scripts.script.is_script)
+    except TargetError:
+        variable = scripts.named_at_the_top(name)
+        if variable is None:
+            raise
+        return _variable(scripts, scripts.one(variable, {}), spec, explicit=True)
     found = _look_up(namespace, name, spec, display_path(source.path))
     return LoadedTarget(
         name=spec,
@@ -130,6 +152,38 @@ def _named_in_file(source: SourceFile, spec: str, expression: str) -> LoadedTarg
         explicit=True,
         class_name=_class_name(found),
         notes=notes,
+    )
+
+
+_GIVEN = "name the variables or options that they are for, as in train.py:main.model(num_classes=10)"
+
+
+def _executed(
+    source: SourceFile, wanted: tuple[str, ...] | None, *, is_script: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Execute what defines and builds models in a file, its command line answered with its defaults.
+
+    A script also reads its options, makes its folders and saves its settings: nothing of that is written.
+    """
+    answers = Answers()
+    with arguments_answered(answers), writes_answered(roots_of(source.path)) if is_script else nullcontext():
+        namespace, notes = execute(source, wanted)
+    return namespace, (*notes, *answers.notes())
+
+
+def _variable(
+    scripts: ScriptTargets, built: BuiltVariable, name: str, *, explicit: bool = False, several: bool = False
+) -> LoadedTarget:
+    return LoadedTarget(
+        name=name,
+        make=built.make,
+        source=scripts.source,
+        roots=scripts.roots,
+        explicit=explicit,
+        class_name=type(built.module).__name__,
+        one_of_several=several,
+        notes=built.notes,
+        built_by=built.model.span,
     )
 
 
@@ -213,16 +267,78 @@ def _class_name(found: Any) -> str:
 
 
 def _discover(source: SourceFile, shown: str) -> Iterator[LoadedTarget | TargetError | NothingToCheck]:
+    """The models that a script builds, then those that the file offers and no script model covers."""
+    scripts = ScriptTargets(source, shown)
+    names: set[str] = set()
+    for built in scripts.in_functions():
+        names.add(built.model.name)
+        yield _variable(scripts, built, f"{shown}:{built.model.name}", several=True)
+    candidates = _uncovered(find_candidates(source), scripts)
+    problem: TargetError | None = None
+    try:
+        known = scripts.covered | scripts.tried
+        for item in _offered(source, shown, candidates, known, is_script=scripts.script.is_script):
+            if isinstance(item, LoadedTarget):
+                names.add(item.name.rpartition(":")[2])
+            yield item
+    except TargetError as error:
+        problem = error
+    for built in scripts.at_the_top(names):
+        names.add(built.model.name)
+        yield _variable(scripts, built, f"{shown}:{built.model.name}", several=True)
+    if problem is not None:
+        if not (names or scripts.failures):
+            raise problem
+        rest = _not_imported(problem, candidates, scripts)
+        if rest is not None:
+            yield rest
+    yield from scripts.failures
+
+
+def _uncovered(candidates: Candidates, scripts: ScriptTargets) -> Candidates:
+    """The candidates that no model of the script is built with, nor would be."""
+    covered = scripts.covered
+    return replace(
+        candidates,
+        factories=tuple(item for item in candidates.factories if item.name not in covered),
+        root_classes=tuple(item for item in candidates.root_classes if item.name not in covered),
+        unbuildable=tuple(item for item in candidates.unbuildable if item.name not in covered | scripts.attempted),
+    )
+
+
+def _not_imported(error: TargetError, candidates: Candidates, scripts: ScriptTargets) -> TargetError | None:
+    """What a file offers besides the models of its script, and why it was not looked at."""
+    instances = filter(is_model_name, candidates.instances)
+    factories = [item.name for item in candidates.factories if item.returns]
+    classes = [item.name for item in candidates.root_classes]
+    said = scripts.covered | scripts.attempted | scripts.tried
+    names = [name for name in dict.fromkeys((*instances, *factories, *classes)) if name not in said]
+    if not names:
+        return None
+    return TargetError(
+        f"{', '.join(names)} {'was' if len(names) == 1 else 'were'} not checked: {error.message}",
+        error.hint,
+        code="BN901",
+        path=error.path,
+        line=error.line,
+        module=f"{scripts.shown}:{names[0]}",
+        details=error.details,
+        optional=True,
+    )
+
+
+def _offered(
+    source: SourceFile, shown: str, candidates: Candidates, covered: set[str], *, is_script: bool
+) -> Iterator[LoadedTarget | TargetError | NothingToCheck]:
     """Module instances, then factories, then root classes; an object that a former one covers is left out."""
-    candidates = find_candidates(source)
     if not (candidates.instances or candidates.factories or candidates.root_classes):
-        yield NothingToCheck(shown, f"{shown} defines no nn.Module that could be checked")
+        if not covered:
+            yield NothingToCheck(shown, f"{shown} defines no nn.Module that could be checked")
         return
-    namespace, notes = execute(source, wanted=None)
+    namespace, notes = _executed(source, None, is_script=is_script)
     roots = roots_of(source.path)
     without_arguments = [root for root in candidates.root_classes if not root.required]
     several = len(candidates.instances) + len(candidates.factories) + len(without_arguments) > 1
-    covered: set[str] = set()
     failures: list[TargetError] = []
     found = 0
 
@@ -268,7 +384,7 @@ def _discover(source: SourceFile, shown: str) -> Iterator[LoadedTarget | TargetE
         if item.name not in covered:
             failures.append(_needs_arguments(target(item.name, lambda: None, item.name), item))
     yield from failures
-    if not found and not failures:
+    if not (found or failures or covered):
         yield NothingToCheck(shown, f"{shown} defines no nn.Module that could be checked")
 
 

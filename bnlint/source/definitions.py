@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -60,6 +61,9 @@ PROCESS_GROUP_WRAPPER = re.compile(r"DistributedDataParallel|DDP|FullyShardedDat
 _WRAPPER = re.compile(
     r"compile|DataParallel|convert_sync_batchnorm|deepcopy|script|prepare_model|" + PROCESS_GROUP_WRAPPER.pattern
 )
+
+# Methods of a parser that give a part of it.
+_GROUP = re.compile(r"add_(argument_group|mutually_exclusive_group|subparsers|parser)")
 
 _EFFECT = re.compile(
     r"backward|step|zero_grad|main|run|run_training|run_experiment|save|savefig|savetxt|save_model|"
@@ -189,21 +193,30 @@ class Definitions:
         self.classes: dict[str, ast.ClassDef] = {}
         self.functions: dict[str, Function] = {}
         self.imports: dict[str, str] = {}  # local name -> what it stands for, as "torch.nn.BatchNorm2d"
+        self.groups: dict[str, str] = {}  # a group of a parser's arguments -> the parser
         for statement in module_statements(tree.body):
             match statement:
+                case ast.Assign():
+                    self.groups.update(_grouped(statement))
                 case ast.ClassDef():
                     self.classes[statement.name] = statement
                 case ast.FunctionDef() | ast.AsyncFunctionDef():
                     self.functions[statement.name] = statement
-                case ast.Import(names=names):
-                    for alias in names:
-                        first = alias.name.partition(".")[0]
-                        self.imports[alias.asname or first] = alias.name if alias.asname else first
-                case ast.ImportFrom(names=names, module=module, level=level):
-                    for alias in names:
-                        self.imports[alias.asname or alias.name] = f"{'.' * level}{module or ''}.{alias.name}"
+                case ast.Import() | ast.ImportFrom():
+                    self.imports.update(_imported(statement))
         self._trains: dict[str, bool] = {}
         self._builds: dict[str, frozenset[str]] = {}
+
+    def inside(self, body: Iterable[ast.stmt]) -> Definitions:
+        """The same definitions with what the body of a function imports beside the file's own."""
+        result = copy.copy(self)
+        result.imports, result.groups = dict(self.imports), dict(self.groups)
+        for statement in (item for part in body for item in ast.walk(part)):
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                result.imports.update(_imported(statement))
+            elif isinstance(statement, ast.Assign):
+                result.groups.update(_grouped(statement))
+        return result
 
     def origin(self, expression: ast.expr) -> str | None:
         """The full name behind a dotted name: `nn.Linear` -> "torch.nn.Linear"; a local one stays."""
@@ -463,6 +476,25 @@ class Definitions:
         return not (
             isinstance(value.func, ast.Attribute) and name in ("get", "format", "join", "prepare", "initialize")
         )
+
+
+def _grouped(statement: ast.Assign) -> Iterator[tuple[str, str]]:
+    """A part of an argument parser, which changes the parser when it is given arguments."""
+    match statement:
+        case ast.Assign(
+            targets=[ast.Name(id=name)], value=ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=method))
+        ) if _GROUP.fullmatch(method):
+            yield name, owner
+
+
+def _imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    """The names that an import binds, and what each stands for."""
+    for alias in statement.names:
+        if isinstance(statement, ast.ImportFrom):
+            yield alias.asname or alias.name, f"{'.' * statement.level}{statement.module or ''}.{alias.name}"
+        else:
+            first = alias.name.partition(".")[0]
+            yield alias.asname or first, alias.name if alias.asname else first
 
 
 def _opens_for_writing(call: ast.Call) -> bool:
