@@ -9,6 +9,8 @@ from bnlint.program.evaluation import Evaluation, happens_beside
 from bnlint.program.installed import installed_version, torch_version
 from bnlint.program.losses import LossInput, Mismatch, ModelOutput, loss_inputs
 from bnlint.program.returned import returned_activation
+from bnlint.program.state import Mode
+from bnlint.program.values import Model
 from bnlint.rule import Invalid, Rule, Valid
 from bnlint.training.config import Loader, TrainingConfig, pieces
 from bnlint.training.scaling import BatchScaling, shown_rate
@@ -27,6 +29,8 @@ __all__ = [
     "Loader",
     "LossInput",
     "Mismatch",
+    "Mode",
+    "Model",
     "ModelGraph",
     "ModelOutput",
     "NormCall",

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from bnlint.graph.layer import Layer
     from bnlint.graph.model_graph import ModelGraph
     from bnlint.graph.step.result import StepResult
-    from bnlint.program.program import Program
     from bnlint.program.events import Export, Forward
     from bnlint.program.freezing import Freezing
     from bnlint.program.mode_layers import ModeLayers
     from bnlint.program.module import Module
+    from bnlint.program.own_evaluations import OwnEvaluation
+    from bnlint.program.program import Program
     from bnlint.program.values import Allocation, Model
 
 DEFAULT_BATCH_SIZE = 2  # traced when the batch size is unknown; a rule that needs the real one says so
@@ -145,7 +146,7 @@ class Context:
         copied = model.allocation.parts[0] if model.allocation.origin in ("copy", "average") else None
         if context is None and isinstance(copied, Model) and not copied.path:
             return self.mode_dependent(Model(copied.allocation, model.path.removeprefix("module").removeprefix(".")))
-        known = None if context is None else captured_layers(context.modules, model.path)
+        known = None if context is None else captured_layers(context.reached_modules, model.path)
         return known or stated_layers(self.program.layers(model))
 
     def name_in(self, event: Forward | Export) -> str:
@@ -159,9 +160,12 @@ class Context:
 
         With a `loop` around that call the method is called in each of its passes.
         """
+        from bnlint.program.events import Backward
         from bnlint.program.insertion import insert_before
 
-        return insert_before(call, method, title=title, loop=loop)
+        steps = () if self.program is None else self.program.of_kind(Backward)
+        training = frozenset(around for step in steps for around in step.where.loops)
+        return insert_before(call, method, title=title, loop=loop, training=training)
 
     def insert_after(self, module: Module, node: ast.AST, text: str, *, title: str) -> Fix:
         """A fix that writes statements behind the one that a node of a script stands in; else advice."""
@@ -169,13 +173,20 @@ class Context:
 
         return insert_after(module.source, node, text, title=title)
 
-    def override_train(self, path: str, evaluating: ast.AST, *, title: str) -> Fix:
+    def override_train(self, source: SourceFile, evaluating: ast.AST, *, title: str) -> Fix:
         """A fix that gives the class around a call of `eval()` a `train()` that repeats it; else advice."""
         from bnlint.program.insertion import override_train
-        from bnlint.source.edits import fix_with
 
-        source = self.read_source(path)
-        return fix_with(title, None) if source is None else override_train(source, evaluating, title=title)
+        return override_train(source, evaluating, title=title)
+
+    @cached_property
+    def own_evaluations(self) -> tuple[OwnEvaluation, ...]:
+        """Where the model's own classes set batch norms to evaluation mode, which `model.train()` undoes."""
+        from bnlint.program.frozen_norms import learns_statistics
+        from bnlint.program.own_evaluations import own_evaluations
+
+        layers = (layer for layer in self.layers if learns_statistics(layer) and self.was_evaluating(layer))
+        return own_evaluations(layers, self.modules, self.read_source)
 
     def output_shape(self, batch_size: int) -> Any:
         """The shape of the model's output at a batch size, nested as the model returns it; cheaper than `graph`."""
@@ -197,6 +208,15 @@ class Context:
     def modules(self) -> dict[str, nn.Module]:
         """Every module by its path, in `named_modules()` order."""
         return self._capture.modules
+
+    @property
+    def reached_modules(self) -> dict[str, nn.Module]:
+        """The modules without the leaves that no forward calls; all of them where the forward was not recorded in full."""
+        graph = self.graph()
+        if graph.step == "modules" or graph.coverage < 1 or graph.error is not None:
+            return self.modules
+        called = {str(node.target) for node in graph.fx.nodes if node.op == "call_module"}
+        return {name: item for name, item in self.modules.items() if name in called or any(item.children())}
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -277,7 +297,7 @@ class Context:
         assert self.program is not None
         context = self.model_of(freezing.allocation)
         if context is not None:
-            return frozen_norms(context, freezing.includes)
+            return frozen_norms(context.layers, context.modules, freezing.includes)
         layers = self.program.layers(Model(freezing.allocation, freezing.path))
         return freezing.includes_norms if layers.batch_norm else layers.batch_norm
 
@@ -286,7 +306,7 @@ class Context:
         """The batch norms that the model's own classes freeze with the layers around them, but for their statistics."""
         from bnlint.program.frozen_norms import frozen_by_themselves
 
-        return frozen_by_themselves(self)
+        return frozen_by_themselves(self.layers, self.modules, self.parameters)
 
     def has_updated_statistics(self, layer: Layer) -> bool:
         """Whether a layer's running statistics had left their initial values when the model was handed over."""

@@ -87,6 +87,7 @@ _AVERAGES = re.compile(r"torch\.optim\.swa_utils\.AveragedModel")
 # Methods of any object that leave the models that it holds as they are.
 _READING = frozenset("state_dict parameters named_parameters zero_grad to cuda cpu items values keys get append".split())
 _BACKWARD = re.compile(r"backward|manual_backward")
+_SWITCHING = re.compile(r"eval|mode|infer", re.I)  # decorators of others that may switch a model
 _GROWING = ("append", "extend", "add", "insert", "update")
 _LOSS_NAME = re.compile(r"crit|loss|objective", re.I)
 _INTERESTING = frozenset(
@@ -108,6 +109,16 @@ def call(run: Interpreter, node: ast.Call, state: State, *, used: bool = True) -
             return _each(run, receiver, node, state, used=used)
         positional, keywords = arguments(run, node, state)
         return _method(run, receiver, function.attr, node, positional, keywords, state, used=used)
+    if isinstance(function, ast.IfExp):
+        made: Result = []
+        for branch, holds in run.decided(function.test, state):
+            made += _call_of(run, function.body if holds else function.orelse, node, branch, used=used)
+        return made
+    return _call_of(run, function, node, state, used=used)
+
+
+def _call_of(run: Interpreter, function: ast.expr, node: ast.Call, state: State, *, used: bool) -> Result:
+    """A call of what an expression stands for."""
     called = models.unwrapped(expressions.value(run, function, state))
     positional, keywords = arguments(run, node, state)
     return _called(run, called, node, positional, keywords, state, used=used)
@@ -189,6 +200,9 @@ def invoke(
         wrapped = _decorated(run, function, positional, keywords, state, node)
         if wrapped is not None:
             return wrapped
+    if not as_context and contexts.is_context_manager(function):  # entered elsewhere, if at all
+        models.handed_over(run, (*positional, *keywords.values()), node, state, f"{function.name}()")
+        return [(state, Unknown(run.symbol(node)))]
     active = any(frame.function is not None and frame.function.node is body for frame in run.stack)
     if active or len(run.stack) > MOST_DEPTH or not _matters(run, function, (*positional, *keywords.values())):
         return [(state, _result_of(run, (*positional, *keywords.values()), node))]
@@ -205,6 +219,7 @@ def invoke(
         if off[0]:
             state.gradient_node = None
     frame = run.new_frame(function)
+    frame.call = node
     given = [*function.given, *positional]
     named = {**dict(function.named), **keywords}
     run.stack.append(frame)
@@ -247,25 +262,45 @@ def _decorated(
     state: State,
     node: ast.AST,
 ) -> Result | None:
-    """A call through a decorator of the program; None where decorators change nothing."""
+    """A call through the decorators of the program, the lowest first; None where they change nothing."""
     assert isinstance(function.node, FunctionNode)
-    for number, decorator in enumerate(function.node.decorator_list):
+    made: Result = [(state, replace(function, decorated=False, bound=None))]
+    is_changed = False
+    for decorator in reversed(function.node.decorator_list):
         named = decorator.func if isinstance(decorator, ast.Call) else decorator
         found = run.classes.named(named, function.module)
-        if not isinstance(found, Function) or isinstance(decorator, ast.Call) or number:
+        if isinstance(found, Imported) and _SWITCHING.search(found.origin) and not found.origin.startswith("torch."):
+            for reached, _ in made:
+                models.all_handed_over(run, node, reached, f"the decorator {run.module.text(named)}")
+        if not isinstance(found, Function) or not _matters(run, found, ()):
             continue
-        if not _matters(run, found, ()):
-            continue
-        plain = replace(function, decorated=False, bound=None)
-        made = invoke(run, found, [plain], {}, state, node)
-        result: Result = []
-        for reached, wrapper in made:
-            if not isinstance(wrapper, Function):
-                return None
-            given = positional if function.bound is None else [function.bound, *positional]
-            result += invoke(run, replace(wrapper, decorated=False), given, keywords, reached, node)
-        return result
-    return None
+        is_changed = True
+        made = [item for reached, inner in made for item in _wrapped_by(run, found, decorator, inner, reached, function)]
+        if not all(isinstance(wrapper, Function) for _, wrapper in made):
+            return None
+    if not is_changed:
+        return None
+    given = positional if function.bound is None else [function.bound, *positional]
+    result: Result = []
+    for reached, wrapper in made:
+        assert isinstance(wrapper, Function)
+        result += invoke(run, replace(wrapper, decorated=False), given, dict(keywords), reached, node)
+    return result
+
+
+def _wrapped_by(
+    run: Interpreter, maker: Function, decorator: ast.expr, inner: Value, state: State, function: Function
+) -> Result:
+    """What a decorator of the program makes of a function: `@evaluating`, `@in_mode(training=False)`."""
+    if not isinstance(decorator, ast.Call):
+        return invoke(run, maker, [inner], {}, state, decorator)
+    run.stack.append(run.frame_at(function))  # its arguments are read where the function is defined
+    given, keywords = arguments(run, decorator, state)
+    run.stack.pop()
+    result: Result = []
+    for reached, made in invoke(run, maker, given, keywords, state, decorator):
+        result += invoke(run, made, [inner], {}, reached, decorator) if isinstance(made, Function) else [(reached, made)]
+    return result
 
 
 def _bind_parameters(
@@ -419,6 +454,9 @@ def _called(
             return _instantiate(run, called, node, given, keywords, state)
         case Model(allocation=allocation) if (kind := library.activation(allocation.origin)) and given:
             return [(state, activated(given[0], kind, node, run.module) or _result_of(run, given, node))]
+        case Model(path=path) if (method := path.rpartition(".")[2]) in models.SWITCHES:
+            owner = replace(called, path=path.removesuffix(method).removesuffix("."))
+            return _model_method(run, owner, method, node, given, keywords, state, used=used)
         case Model():
             return [(state, models.forward(run, called, node, given, keywords, state, used=used))]
         case Imported():
@@ -437,6 +475,9 @@ def _called(
             # A layer of a list of layers, called one after the other.
             return [(state, models.forward(run, model, node, given, keywords, state, used=used))]
         case Choice(values=values):
+            if any(isinstance(item, Model) and item.path.rpartition(".")[2] in models.SWITCHES for item in values):
+                models.handed_over(run, values, node, state, f"{run.module.text(node.func)}()")
+                return [(state, Unknown(run.symbol(node)))]
             result: Value | None = None
             for option in values:
                 if isinstance(option, Const):
@@ -457,7 +498,9 @@ def _called(
             if origin in ("loss", "backward"):
                 return [(state, _result_of(run, (*given, *keywords.values()), node))]
             if held:
-                models.handed_over(run, (*given, *keywords.values()), node, state, run.module.text(node.func))
+                by_name = isinstance(node.func, ast.Call) and last_name(node.func.func) == "getattr"
+                what = (called, *given, *keywords.values()) if by_name else (*given, *keywords.values())
+                models.handed_over(run, what, node, state, run.module.text(node.func))
             return _unknown(run, dotted(node.func) or "", node, given, keywords, state, symbol=called.symbol)
     return [(state, _result_of(run, (*given, *keywords.values()), node))]
 
@@ -727,8 +770,9 @@ def _library(
         inner = first if given else keywords.get("module", Unknown())
         return [(state, _wrapped(run, inner, wrapper, node, keywords, state))]
     if isinstance(first, Choice) and (_SYNC.fullmatch(origin) or origin == "torch.compile"):
-        made = [_of_model(run, origin, name, item, node, given, keywords, state) for item in first.values if isinstance(item, Model)]
-        values = tuple(reached[0][1] for reached in made if reached)
+        options = (item for item in first.values if isinstance(item, Model))
+        reached = [_of_model(run, origin, name, item, node, given, keywords, state) for item in options]
+        values = tuple(result[0][1] for result in reached if result)
         return [(state, Choice(values) if len(values) > 1 else values[0] if values else first)]
     if isinstance(first, Model):
         found = _of_model(run, origin, name, first, node, given, keywords, state)
@@ -847,6 +891,8 @@ def _of_model(
     if origin in ("torch.compile", "torch._dynamo.optimize"):
         run.emit(events.Wrapped(where, state.assumptions, model, "compile", tuple(keywords.items())))
         return [(state, replace(model, wraps=(*model.wraps, "compile")))]
+    if origin in ("torch.nn.Module.train", "torch.nn.Module.eval"):
+        return models.method(run, model, name, node, given[1:], keywords, state, used=False)
     if origin in ("copy.deepcopy", "copy.copy") or name == "deepcopy":
         return [(state, models.copied(run, model, node, state))]
     if _AVERAGES.fullmatch(origin):
@@ -961,6 +1007,9 @@ def _builtin(
 ) -> Value | None:
     first = given[0] if given else None
     match origin:
+        case "exec":
+            models.all_handed_over(run, node, state, "exec()")
+            return NOTHING
         case "enumerate" if first is not None:
             return elements.Zipped((Unknown(Symbol("index", True)), first))
         case "zip" | "itertools.zip_longest":
@@ -985,6 +1034,7 @@ def _builtin(
                 tuple((item.arg, expressions.value(run, item.value, state)) for item in node.keywords if item.arg)
             )
         case "map" if len(given) > 1:
+            models.handed_over(run, given[1:], node, state, f"{run.module.text(node)}")
             return Unknown(run.symbol(node), models_in(given[1]))
         case "range":
             return Unknown(run.symbol(node))

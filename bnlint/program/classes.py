@@ -145,6 +145,15 @@ class Classes:
     def overrides_train(self, cls: ClassRef) -> bool:
         return self.method(cls, "train") is not None
 
+    def returns_by_mode(self, cls: ClassRef) -> bool:
+        """Whether what a model of a class returns depends on its mode, or it holds a detector."""
+        forward = self.method(cls, "forward")
+        if forward is not None and any(map(_returns_by_mode, ast.walk(forward.node))):
+            return True
+        parts = [(value, item.module) for item in self.lineage(cls) for value in self._parts(item.node)]
+        found = (self.named(value.func, module) for value, module in parts if isinstance(value, ast.Call))
+        return any(isinstance(value, Imported) and library.is_detector(value.origin) for value in found)
+
     def assigned(self, cls: ClassRef, name: str) -> tuple[ast.expr, Module] | None:
         """What the constructors of a class assign to an attribute of self, where it is one expression."""
         for item in self.lineage(cls):
@@ -228,6 +237,15 @@ class Classes:
             case Imported(origin=origin):
                 return library.layers_of(origin, call) or NO_LAYERS
         return NO_LAYERS
+
+
+def _returns_by_mode(node: ast.AST) -> bool:
+    """`if self.training: return losses`."""
+    match node:
+        case ast.If(test=test) | ast.Return(value=ast.IfExp(test=test)):
+            asks = any(isinstance(item, ast.Attribute) and item.attr == "training" for item in ast.walk(test))
+            return asks and any(isinstance(item, ast.Return) for item in ast.walk(node))
+    return False
 
 
 def _stores_to_self(cls: ast.ClassDef) -> dict[str, list[ast.expr]]:

@@ -55,12 +55,12 @@ class Evaluation:
 def evaluations(program: Program) -> Iterator[Evaluation]:
     """The places where the program calls a model for evaluation, in file order."""
     look = _Look(program)
-    places: dict[tuple[ast.AST, Allocation], list[tuple[Forward, str]]] = defaultdict(list)
+    places: dict[tuple[ast.AST, ast.AST, Allocation], list[tuple[Forward, str]]] = defaultdict(list)
     for call in program.forwards:
         reason = look.reason(call)
         if reason:
-            places[call.where.node, call.model.allocation].append((call, reason))
-    for (node, _), found in places.items():
+            places[call.where.node, call.place.node, call.model.allocation].append((call, reason))
+    for (_, node, _), found in places.items():
         direct = [item for item in found if not item[0].where.entry] or found
         calls = tuple(call for call, _ in direct)
         verdict, why, witness = look.verdict(calls)
@@ -136,24 +136,31 @@ class _Look:
         training = [call for call in calls if call.mode.training]
         if not training:
             unknown = next((call for call in calls if call.mode.training is None), None)
-            return (False, "", None) if unknown is None else (None, unknown.mode.why, None)
+            why = "" if unknown is None else f"the mode of the model is not known: {unknown.mode.why}"
+            return (False, "", None) if unknown is None else (None, why, None)
         for call in training:
             doubt = self._doubt(call)
             if doubt:
-                return None, doubt, None
+                return None, f"the training mode may be meant: {doubt}", None
         others = [call for call in calls if not call.mode.training]
         sure = [call for call in training if happens_beside(call, others)]
         if not sure:
-            return None, "it depends on the options of the run", None
+            return None, "the mode of the model is not known: it depends on the options of the run", None
         return True, "", sure[0]
 
     def _doubt(self, call: Forward) -> str:
         """Why a call in training mode may be meant so."""
         if call.norms is not None and call.norms.training is False:
             return "its norm layers are in evaluation mode"
+        if any(mode.training is False for _, mode in call.parts):
+            return "a part of it is in evaluation mode"
         name = call.model.path.rpartition(".")[2] or _name(call)
-        if _GENERATORS.fullmatch(name) and self._program.trains and not self._held_out_loader(call):
+        has_batch_norm = self._program.layers(call.model).batch_norm
+        is_sampled = not (has_batch_norm and self._held_out_loader(call))  # dropout may be its source of noise
+        if _GENERATORS.fullmatch(name) and self._program.trains and is_sampled:
             return f"{name} is a generator, which is often sampled in training mode"
+        if self._program.needs_training(call):
+            return "it returns its losses in training mode alone"
         mode = call.mode
         if mode.explicit and mode.functions[-1:] == call.where.functions[-1:]:
             function = mode.functions[-1] if mode.functions else None

@@ -58,7 +58,8 @@ class Forward(Event):
     """A call of a model (`path`: of a part of it), with its mode and whether gradients are recorded.
 
     `norms` is the mode of its norm layers where they were set apart from the model, `parts` are the modes of parts
-    that were. `arguments` are the values it gets, `used` says whether the result is.
+    that were. `arguments` are the values it gets, `used` says whether the result is. `outside` is the call of a method
+    of the model that led here, where the model calls a part of itself.
     """
 
     model: Model
@@ -70,6 +71,12 @@ class Forward(Event):
     used: bool
     frozen: tuple[FrozenPart, ...] = ()  # its parameters that were taken out of training
     parts: tuple[tuple[str, Mode], ...] = ()
+    outside: Where | None = None
+
+    @property
+    def place(self) -> Where:
+        """Where code that is not the model's own calls it."""
+        return self.outside or self.where
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from bnlint.program.code_names import user_of
+
 if TYPE_CHECKING:
-    from bnlint.context import Context
+    from torch import nn
+
     from bnlint.graph.layer import Layer
 
 Included = Callable[[str, frozenset[str]], bool | None]
 
 
-def frozen_norms(context: Context, is_frozen: Included) -> tuple[Layer, ...] | None:
+def frozen_norms(
+    layers: Sequence[Layer], modules: Mapping[str, nn.Module], is_frozen: Included
+) -> tuple[Layer, ...] | None:
     """The batch norms of a captured model that are frozen with the layer before them, and update their statistics.
 
     `is_frozen` says it of a parameter by its name and the names of the classes of its layer. None where it cannot say
@@ -21,16 +26,16 @@ def frozen_norms(context: Context, is_frozen: Included) -> tuple[Layer, ...] | N
     found = []
     before: dict[str, str | None] = {}
     last = None
-    norms = {layer.path: layer for layer in context.norms()}
-    for path, module in context.modules.items():
+    norms = {layer.path for layer in layers}
+    for path, module in modules.items():
         before[path] = last
         if path not in norms and module._parameters:
             last = path
-    for layer in context.batch_norms(tracking=True, training=True):
-        if layer.custom or layer.momentum == 0 or not layer.affine:
+    for layer in layers:
+        if not learns_statistics(layer) or not layer.affine:
             continue
-        own, previous = _all_frozen(context, layer.path, is_frozen), before.get(layer.path)
-        around = True if previous is None else _all_frozen(context, previous, is_frozen)
+        own, previous = _all_frozen(modules, layer.path, is_frozen), before.get(layer.path)
+        around = True if previous is None else _all_frozen(modules, previous, is_frozen)
         if own is None or (own and around is None):
             return None
         if own and around:
@@ -38,28 +43,34 @@ def frozen_norms(context: Context, is_frozen: Included) -> tuple[Layer, ...] | N
     return tuple(found)
 
 
-def _all_frozen(context: Context, path: str, is_frozen: Included) -> bool | None:
-    module = context.modules[path]
+def _all_frozen(modules: Mapping[str, nn.Module], path: str, is_frozen: Included) -> bool | None:
+    module = modules[path]
     classes = frozenset(cls.__name__ for cls in type(module).__mro__)
     names = [f"{path}.{name}" if path else name for name, value in module._parameters.items() if value is not None]
     found = [is_frozen(name, classes) for name in names]
     return False if False in found else None if None in found else True
 
 
-def frozen_by_themselves(context: Context) -> tuple[Layer, ...]:
+def learns_statistics(layer: Layer) -> bool:
+    """Whether a layer is a batch norm whose running statistics move in each forward after `model.train()`."""
+    return layer.kind == "batch" and layer.tracking and layer.training and not layer.custom and layer.momentum != 0
+
+
+def frozen_by_themselves(
+    layers: Sequence[Layer], modules: Mapping[str, nn.Module], parameters: Mapping[str, nn.Parameter]
+) -> tuple[Layer, ...]:
     """The batch norms that their model's own classes freeze, and that `model.train()` puts into training mode.
 
     Empty where the whole model is frozen: what it is used for is not known.
     """
-    parameters = context.parameters
     if not any(parameter.requires_grad for parameter in parameters.values()):
         return ()
 
     def is_frozen(name: str, _: frozenset[str]) -> bool:
         return not parameters[name].requires_grad
 
-    layers = frozen_norms(context, is_frozen) or ()
-    return tuple(layer for layer in layers if any(_freezes(context, path) for path in _around(layer.path)))
+    found = frozen_norms(layers, modules, is_frozen) or ()
+    return tuple(layer for layer in found if any(_freezes(type(modules[path])) for path in _around(layer.path)))
 
 
 def _around(path: str) -> Iterable[str]:
@@ -69,14 +80,13 @@ def _around(path: str) -> Iterable[str]:
         yield path
 
 
-def _freezes(context: Context, path: str) -> bool:
-    """Whether the class of a module takes parameters out of training."""
-    words = {"requires_grad", "requires_grad_"}
-    for cls in type(context.modules[path]).__mro__:
+def _freezes(owner: type) -> bool:
+    """Whether a class takes parameters out of training."""
+    words = ("requires_grad", "requires_grad_")
+    for cls in owner.__mro__:
         if cls.__module__.partition(".")[0] == "torch":
             continue
-        for member in vars(cls).values():
-            code = getattr(member, "__code__", None)
-            if code is not None and not words.isdisjoint(code.co_names):
-                return True
+        functions = (item for item in vars(cls).values() if hasattr(item, "__code__"))
+        if any(user_of(words, item) is not None for item in functions):
+            return True
     return False

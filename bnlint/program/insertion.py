@@ -5,24 +5,33 @@ from __future__ import annotations
 import ast
 
 from bnlint.diagnostic import Edit, Fix
-from bnlint.program.events import Export, Forward
+from bnlint.program.events import Export, Forward, Where
 from bnlint.source.edits import fix_with
 from bnlint.source.file import SourceFile, display_path
 
 _MODEL_ARGUMENTS = ("model", "func", "obj", "mod", "module")
 
 
-def insert_before(event: Forward | Export, method: str, *, title: str, loop: ast.AST | None = None) -> Fix:
+def insert_before(
+    event: Forward | Export,
+    method: str,
+    *,
+    title: str,
+    loop: ast.AST | None = None,
+    training: frozenset[ast.AST] = frozenset(),
+) -> Fix:
     """A fix that calls a method of the model before the block that the event stands in: its `with`, its loop.
 
-    With a `loop` around the event the method is called in each of its passes. Advice where the model has no plain
-    name there, or the block begins in the middle of a line.
+    With a `loop` around the event the method is called in each of its passes. `training` are the loops around the
+    training steps. Advice where the model has no plain name there, or the block begins in the middle of a line.
     """
     receiver = receiver_of(event)
-    statement = None if receiver is None else _block(event, receiver) if loop is None else _part_of_pass(event, loop)
-    if receiver is None or statement is None:
+    if receiver is None:
         return fix_with(title, None)
-    source = event.where.module.source
+    statement = _block(event, receiver, training) if loop is None else _part_of_pass(event, loop)
+    if statement is None:
+        return fix_with(title, None)
+    source = _place(event).module.source
     line, column = source.start_of(statement)
     text = source.lines[line - 1]
     if text[: column - 1].strip():
@@ -33,10 +42,12 @@ def insert_before(event: Forward | Export, method: str, *, title: str, loop: ast
 
 def receiver_of(event: Forward | Export) -> str | None:
     """What the script calls the model of an event, as "self.model"; None where it has no plain name."""
-    node = event.where.node
+    node = _place(event).node
     if not isinstance(node, ast.Call):
         return None
     expression: ast.expr | None = _exported(node) if isinstance(event, Export) else node.func
+    if isinstance(event, Forward) and event.outside is not None:  # `model.decode(z)`
+        expression = expression.value if isinstance(expression, ast.Attribute) else None
     while (
         isinstance(event, Forward)
         and isinstance(expression, ast.Attribute)
@@ -48,6 +59,10 @@ def receiver_of(event: Forward | Export) -> str | None:
     ):
         return ast.unparse(expression)
     return None
+
+
+def _place(event: Forward | Export) -> Where:
+    return event.place if isinstance(event, Forward) else event.where
 
 
 def _exported(node: ast.Call) -> ast.expr | None:
@@ -129,7 +144,7 @@ def _needs_self_alone(statement: ast.stmt, constructor: ast.FunctionDef) -> bool
 
 def _part_of_pass(event: Forward | Export, loop: ast.AST) -> ast.stmt | None:
     """The block in the body of a loop that leads to an event, as seen in the function that it stands in."""
-    where = event.where
+    where = _place(event)
     body = where.functions[-1].body if where.functions else where.module.source.tree.body  # type: ignore[attr-defined]
     chain: list[ast.stmt] = []
     if not isinstance(body, list) or not _path_to(where.node, body, chain):
@@ -139,12 +154,12 @@ def _part_of_pass(event: Forward | Export, loop: ast.AST) -> ast.stmt | None:
     return next((item for item in inside if isinstance(item, blocks)), inside[-1] if inside else None)
 
 
-def _block(event: Forward | Export, receiver: str) -> ast.stmt | None:
+def _block(event: Forward | Export, receiver: str, training: frozenset[ast.AST]) -> ast.stmt | None:
     """The outermost `with` or loop of the function around an event, else its statement.
 
     One that holds a training step is no such block, nor is one that binds the model.
     """
-    where = event.where
+    where = _place(event)
     body = where.functions[-1].body if where.functions else where.module.source.tree.body  # type: ignore[attr-defined]
     if not isinstance(body, list):
         return None
@@ -155,7 +170,7 @@ def _block(event: Forward | Export, receiver: str) -> ast.stmt | None:
     for statement in chain:
         if not isinstance(statement, ast.With | ast.AsyncWith | ast.For | ast.AsyncFor | ast.While):
             continue
-        if not _trains(statement) and not _binds(statement, receiver):
+        if statement not in training and not _trains(statement) and not _binds(statement, receiver):
             return statement
     return chain[-1]
 

@@ -35,12 +35,13 @@ from bnlint.program.values import (
     Value,
     joined,
 )
-from bnlint.source.definitions import is_main_guard, is_model_name
+from bnlint.source.definitions import is_main_guard, is_model_name, last_name
 from bnlint.source.file import SourceFile
 from bnlint.training.script.run import Script
 from bnlint.training.script.values import Known
 
 LOADER_NAME = re.compile(r"(\w*_)?(\w*loader|\w*_dl|dl|dataloader)s?(_\w+)?", re.I)
+_EXITS = ("sys.exit", "exit", "quit", "os._exit")
 MOST_STEPS = 20_000  # statements that are followed
 MOST_DEPTH = 12  # calls of the program within each other
 MOST_UNROLLED = 4  # parts of a literal that a loop takes one by one
@@ -62,6 +63,7 @@ class Frame:
     function: Function | None = None
     outside: dict[str, Frame] = field(default_factory=dict)  # names declared global or nonlocal
     closes: bool = False  # whether it defines functions or classes, which may outlive it
+    call: ast.AST | None = None  # what entered the function
 
 
 @dataclass
@@ -107,6 +109,7 @@ class Interpreter:
         self.phases: dict[tuple[ast.AST, str], ast.Constant] = {}  # the keys of mappings that are built one by one
         self.interesting: dict[ast.AST, bool] = {}  # functions that are worth entering
         self._names: dict[ast.expr, list[ast.Name]] = {}
+        self._tests: dict[ast.match_case, ast.expr | None] = {}
         self._allocations: dict[tuple[object, ...], Allocation] = {}
 
     # Frames and names ----------------------------------------------------------------------------------
@@ -121,9 +124,12 @@ class Interpreter:
             self._frames[module.frame] = Frame(module.frame, module)
         return self._frames[module.frame]
 
+    def frame_at(self, function: Function) -> Frame:
+        """The frame that a function was defined in."""
+        return self._frames.get(function.frame) or self.frame_of(function.module)
+
     def new_frame(self, function: Function) -> Frame:
-        parent = self._frames.get(function.frame) or self.frame_of(function.module)
-        frame = Frame(self._number(), function.module, parent, function)
+        frame = Frame(self._number(), function.module, self.frame_at(function), function)
         self._frames[frame.number] = frame
         return frame
 
@@ -236,6 +242,24 @@ class Interpreter:
             self.entry,
         )
 
+    def where_entered(self, depth: int) -> events.Where | None:
+        """The place of the call that entered a running function; None for one that nothing in the program calls."""
+        call, outer = self.stack[depth].call, self.stack[:depth]
+        if not isinstance(call, ast.Call):
+            return None
+        functions = tuple(frame.function.node for frame in outer if frame.function is not None)
+        loops = [(loop, at) for loop, at in self.loops if at <= depth]
+        return events.Where(
+            call,
+            outer[-1].module,
+            functions,
+            tuple(loop for loop, _ in loops),
+            tuple(self.calls[: len(functions)]),
+            tuple(self.conditions),
+            sum(1 for _, at in loops if at == depth),
+            self.entry,
+        )
+
     def emit(self, event: Found) -> Found:
         self.events.append(event)
         return event
@@ -296,7 +320,8 @@ class Interpreter:
             case ast.Expr(value=ast.Yield() | ast.YieldFrom() as inner):
                 return Flow(self._yielded(inner, state))
             case ast.Expr(value=value):
-                return Flow([made for made, _ in self.split(value, state, used=False)])
+                made = [reached for reached, _ in self.split(value, state, used=False)]
+                return Flow() if self._ends(value, state) else Flow(made)
             case ast.Assign(targets=targets, value=ast.Yield() as value):
                 return Flow(self._yielded(value, state))
             case ast.Assign(targets=targets, value=value):
@@ -350,6 +375,13 @@ class Interpreter:
                 expressions.value(self, test, state)
         return Flow([state])
 
+    def _ends(self, node: ast.expr, state: State) -> bool:
+        """Whether a statement ends the program: `sys.exit()`."""
+        if not isinstance(node, ast.Call) or last_name(node.func) not in ("exit", "quit", "_exit"):
+            return False
+        called = expressions.value(self, node.func, state)
+        return isinstance(called, Imported) and called.origin in _EXITS
+
     def split(self, node: ast.expr, state: State, *, used: bool = True) -> list[tuple[State, Value]]:
         """The value of an expression on each path that a call in it leads to."""
         match node:
@@ -394,14 +426,38 @@ class Interpreter:
 
     def _match(self, subject: ast.expr, cases: list[ast.match_case], state: State, node: ast.AST) -> Flow:
         expressions.value(self, subject, state)
-        flow = Flow([state.copy()])
+        flow = Flow()
+        left = [state]  # the paths on which no case matched so far
         for number, case in enumerate(cases):
-            branch = state.assume(Symbol(f"{self.symbol(node).text}:{number}", bool(self.loops)), True, node)
-            made = self.block(case.body, [branch])
-            flow.normal += made.normal
-            flow.add(made)
-        flow.normal = meet(flow.normal)
+            test = self._test_of(subject, case)
+            unmatched: list[State] = []
+            for before in left:
+                if test is None:
+                    symbol = Symbol(f"{self.symbol(node).text}:{number}", bool(self.loops))
+                    parted = [(before.assume(symbol, holds, case.pattern), holds) for holds in (True, False)]
+                else:
+                    parted = self.decided(test, before)
+                for branch, holds in parted:
+                    if not holds:
+                        unmatched.append(branch)
+                        continue
+                    made = self.block(case.body, [branch])
+                    flow.normal += made.normal
+                    flow.add(made)
+            left = meet(unmatched)
+        flow.normal = meet([*flow.normal, *left])
         return flow
+
+    def _test_of(self, subject: ast.expr, case: ast.match_case) -> ast.expr | None:
+        """The condition that a case stands for, `phase == "val"` for `case "val"`; None for one that takes apart."""
+        if case not in self._tests:
+            test = _pattern_test(subject, case.pattern)
+            if test is not None and case.guard is not None:
+                test = ast.BoolOp(ast.And(), [test, case.guard])
+            if test is not None:
+                ast.fix_missing_locations(ast.copy_location(test, case.pattern))
+            self._tests[case] = test
+        return self._tests[case]
 
     def _try(self, node: ast.Try | ast.TryStar, state: State) -> Flow:
         before = state.copy()
@@ -463,7 +519,9 @@ class Interpreter:
         truth = expressions.truth(self, node.test, state)
         if truth.known is False:
             return self.block(node.orelse, [state])
-        return self._loop(node, node.body, node.orelse, state, lambda _: None, never_empty=truth.known is True)
+        never_empty = truth.known is True
+        endless = isinstance(node.test, ast.Constant) and never_empty
+        return self._loop(node, node.body, node.orelse, state, lambda _: None, never_empty=never_empty, endless=endless)
 
     def _loop(
         self,
@@ -474,8 +532,12 @@ class Interpreter:
         enter: Callable[[State], None],
         *,
         never_empty: bool,
+        endless: bool = False,
     ) -> Flow:
-        """A loop that runs any number of times: its first pass, and a second one from where the first ends."""
+        """A loop that runs any number of times: its first pass, and a second one from where the first ends.
+
+        An endless one is left by `break` alone.
+        """
         symbol = self.symbol(node)
         flow = Flow()
         ends: list[State] = [] if never_empty else [state.assume(Symbol(f"{symbol.text}:empty"), True, node)]
@@ -500,7 +562,7 @@ class Interpreter:
             if not entering:
                 break
         self.loops.pop()
-        flow.normal = meet(ends)
+        flow.normal = [] if endless else meet(ends)
         return self._after_loop(orelse, flow, broken)
 
     def _after_loop(self, orelse: list[ast.stmt], flow: Flow, broken: list[State]) -> Flow:
@@ -562,6 +624,23 @@ class Interpreter:
                     value = self.static(name, found[0])
                     if value is not None and not name.startswith("_"):
                         self.bind(name, value, state)
+
+
+def _pattern_test(subject: ast.expr, pattern: ast.pattern) -> ast.expr | None:
+    match pattern:
+        case ast.MatchValue(value=value):
+            return ast.Compare(subject, [ast.Eq()], [value])
+        case ast.MatchSingleton(value=constant):
+            return ast.Compare(subject, [ast.Is()], [ast.Constant(constant)])
+        case ast.MatchOr(patterns=patterns):
+            tests = [_pattern_test(subject, item) for item in patterns]
+            known = [item for item in tests if item is not None]
+            return ast.BoolOp(ast.Or(), known) if len(known) == len(tests) else None
+        case ast.MatchClass(cls=cls, patterns=[], kwd_patterns=[]):
+            return ast.Call(ast.Name("isinstance", ast.Load()), [subject, cls], [])
+        case ast.MatchAs(pattern=None, name=None):
+            return ast.Constant(True)
+    return None
 
 
 def alike(made: list[tuple[State, Value]]) -> list[tuple[State, Value]]:

@@ -89,8 +89,7 @@ def layers_of(origin: str, call: ast.Call | None) -> Layers | None:
 
 
 _NO_LAYERS = frozenset(
-    "torch torchvision numpy math os sys typing collections functools itertools abc dataclasses copy re warnings logging "
-    "einops json enum time random pathlib inspect contextlib operator argparse".split()
+    ["torch", "torchvision", "numpy", "math", "os", "sys", "typing", "collections", "functools", "itertools", "abc", "dataclasses", "copy", "re", "warnings", "logging", "einops", "json", "enum", "time", "random", "pathlib", "inspect", "contextlib", "operator", "argparse"]
 )
 
 
@@ -142,6 +141,11 @@ def is_model(origin: str) -> bool:
         return False
     last = origin.rpartition(".")[2]
     return not (last.endswith("_Weights") or last in ("layers", "registry", "register_model"))
+
+
+def is_detector(origin: str) -> bool:
+    """Whether a name builds a model that takes targets and returns its losses in training mode, and boxes otherwise."""
+    return origin.startswith("torchvision.models.detection.")
 
 
 def is_container(origin: str) -> bool:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bnlint.program.interpreter import Interpreter
 
 NORMS = "*norms"
+SWITCHES = ("train", "eval")
 _TRUNKS = re.compile(r"features?|backbone|encoder|body|trunk|layer[1-4]|blocks|(base|feature_extractor|cnn)(_\w+)?")
 _NORM_WORD = re.compile(r"norm|\bbn", re.I)
 # Methods that hand back the module that they are called on.
@@ -104,13 +105,17 @@ def set_mode(run: Interpreter, model: Model, training: bool | None, node: ast.AS
             if keeps or not training:
                 continue
             undone.append((Model(allocation, key[1]), was))
-        del state.modes[key]
+            state.modes[key] = mode  # stays apart from the paths on which it was never set
+        else:
+            del state.modes[key]
+    before = state.modes.get((allocation, path))
     state.modes[allocation, path] = mode
     if allocation.origin not in ("copy", "average") and not path:  # whose part is what it was made of
         for part in allocation.parts:
             if isinstance(part, Model):
                 was = mode_of(state, part)
-                if training and was.training is False and was.explicit:
+                is_own = before is None or was.node is not before.node
+                if training and was.training is False and was.explicit and is_own:
                     undone.append((part, was))
                 state.modes[part.allocation, part.path] = mode
     run.emit(events.ModeChange(run.where(node), state.assumptions, model, mode, False, tuple(undone)))
@@ -213,20 +218,50 @@ def _evaluates_itself(run: Interpreter, cls: ClassRef) -> bool:
 
 
 def _set_up(run: Interpreter, allocation: Allocation, cls: ClassRef, state: State) -> None:
-    """What the constructor of a module class does to the modes of its parts."""
+    """What the constructor of a module class does to the modes of its parts, as far as it does so in any case."""
     constructor = run.classes.method(cls, "__init__")
     if constructor is None or isinstance(constructor.node, ast.Lambda):
         return
-    for item in ast.walk(constructor.node):
+    given = _constants(constructor.node, allocation.node)
+    for item in _certain(run, cls, constructor.node.body, given, {constructor.node.name}):
         found: tuple[str, ast.Call] | None = None
         match item:
-            case ast.Call(func=ast.Attribute(value=ast.Attribute() as part, attr="eval"), args=[]):
-                found = ast.unparse(part), item
             case ast.For(target=ast.Name(id=name), iter=ast.Call(func=ast.Attribute(value=owner, attr="modules"))):
                 found = _norms_in_evaluation(item, name, owner)
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Attribute() as part, attr="eval"), args=[]) as call):
+                found = ast.unparse(part), call
         if found is not None and found[0].startswith("self") and "(" not in found[0] and "[" not in found[0]:
             where = replace(run.mode(False, found[1], explicit=True), module=constructor.module)
             state.modes[allocation, found[0].removeprefix("self").removeprefix(".")] = where
+
+
+def _constants(constructor: ast.FunctionDef | ast.AsyncFunctionDef, call: ast.AST) -> dict[str, object]:
+    """The literals that a constructor gets for its parameters, by their names."""
+    names = [item.arg for item in (*constructor.args.posonlyargs, *constructor.args.args)]
+    defaults = constructor.args.defaults
+    given: dict[str, ast.expr] = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+    if isinstance(call, ast.Call):
+        given |= dict(zip(names[1:], call.args, strict=False))
+        given |= {item.arg: item.value for item in call.keywords if item.arg is not None}
+    return {name: value.value for name, value in given.items() if isinstance(value, ast.Constant)}
+
+
+def _certain(
+    run: Interpreter, cls: ClassRef, body: Sequence[ast.stmt], given: dict[str, object], seen: set[str]
+) -> Iterator[ast.stmt]:
+    """The statements that run in any case, those of the methods that they call on `self` included."""
+    for statement in body:
+        match statement:
+            case ast.If(test=ast.Name(id=name)) if name in given:
+                inner = statement.body if given[name] else statement.orelse
+                yield from _certain(run, cls, inner, given, seen)
+            case ast.With(body=inner) | ast.Try(body=inner):
+                yield from _certain(run, cls, inner, given, seen)
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name))) if name not in seen:
+                method = run.classes.method(cls, name)
+                if method is not None and not isinstance(method.node, ast.Lambda):
+                    yield from _certain(run, cls, method.node.body, {}, seen | {name})
+        yield statement
 
 
 def _norms_in_evaluation(loop: ast.For, name: str, owner: ast.expr) -> tuple[str, ast.Call] | None:
@@ -441,7 +476,7 @@ def switched(
     if isinstance(given, Const):
         set_mode(run, model, bool(given.data), node, state)
         return [(state, model)]
-    argument = node.args[0] if node.args else node.keywords[0].value
+    argument = node.args[-1] if node.args else node.keywords[0].value
     made: list[tuple[State, Value]] = []
     for branch, holds in run.decided(argument, state):
         set_mode(run, model, holds, node, branch)
@@ -494,10 +529,20 @@ def forward(
             used,
             frozen,
             parts,
+            _entered_at(run, model),
         )
     )
     made = tensors.model_output(given)
     return replace(made, forwards=made.forwards | {event})
+
+
+def _entered_at(run: Interpreter, model: Model) -> events.Where | None:
+    """The call of a method of a model, where that method calls the model or a part of it."""
+    for depth, frame in enumerate(run.stack):
+        owner = None if frame.function is None else frame.function.bound
+        if isinstance(owner, Model) and owner.allocation is model.allocation:
+            return run.where_entered(depth)
+    return None
 
 
 def _frozen_parts(state: State, model: Model) -> Iterator[events.FrozenPart]:
@@ -559,6 +604,13 @@ def handed_over(run: Interpreter, values: Sequence[Value], node: ast.AST, state:
     """Models given to code that is not known, which may switch them."""
     for allocation in frozenset().union(*map(models_in, values)):
         cannot_tell(run, allocation, state, node, f"{what} gets the model and may switch it")
+
+
+def all_handed_over(run: Interpreter, node: ast.AST, state: State, what: str) -> None:
+    """Code that is not known may reach every model there is."""
+    for allocation, path in list(state.modes):
+        if not path:
+            cannot_tell(run, allocation, state, node, f"{what} may switch it")
 
 
 def unwrapped(value: Value) -> Value:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from bnlint.program import calls, events, models
+from bnlint.program import calls, events, library, models
 from bnlint.program.classes import Layers
 from bnlint.program.evaluation import Evaluation, evaluations
 from bnlint.program.interpreter import Exhausted, Interpreter
@@ -86,7 +86,7 @@ class Program:
 
     def name_of(self, call: events.Forward) -> str:
         """What the script calls the model of a call."""
-        function = call.where.node.func if isinstance(call.where.node, ast.Call) else None
+        function = call.place.node.func if isinstance(call.place.node, ast.Call) else None
         name = "" if function is None else dotted(function) or ""
         return name.removesuffix(".forward") or self.class_of(call.model.allocation) or "the model"
 
@@ -97,6 +97,13 @@ class Program:
     def overrides_train(self, allocation: Allocation) -> bool:
         """Whether the class of a model has its own `train()`, which may leave parts of it in evaluation mode."""
         return allocation.cls is not None and self._run.classes.overrides_train(allocation.cls)
+
+    def needs_training(self, call: events.Forward) -> bool:
+        """Whether a model that is called returns something else in training mode, as detectors return their losses."""
+        allocation = call.model.allocation
+        if allocation.cls is None:
+            return len(call.arguments) > 1 and library.is_detector(allocation.origin)
+        return self._run.classes.returns_by_mode(allocation.cls)
 
     def class_of(self, allocation: Allocation) -> str:
         """The name of a model's class, as far as it is known."""

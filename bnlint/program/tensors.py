@@ -17,7 +17,20 @@ from bnlint.program.methods import broadcast, of_tensor, shape_value, where
 from bnlint.program.moves import transposed
 from bnlint.program.shapes import NO_SHAPE, Call, ShapeOf, as_tensor, made, shape_of
 from bnlint.program.sizes import divided, number, plus, size_of, times, value_of
-from bnlint.program.values import Batch, Choice, Const, Items, Loader, Size, Table, Tensor, Unknown, Value, forwards_of, joined
+from bnlint.program.values import (
+    Batch,
+    Choice,
+    Const,
+    Items,
+    Loader,
+    Size,
+    Table,
+    Tensor,
+    Unknown,
+    Value,
+    forwards_of,
+    joined,
+)
 
 if TYPE_CHECKING:
     from bnlint.program.module import Module

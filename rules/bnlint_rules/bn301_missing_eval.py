@@ -6,7 +6,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator
 
-from bnlint.api import Context, Diagnostic, Evaluation, Invalid, NotChecked, Rule, Severity, Span, Valid
+from bnlint.api import Context, Diagnostic, Evaluation, Fix, Invalid, NotChecked, Rule, Severity, Span, Valid, events
 
 
 class MissingEval(Rule):
@@ -346,21 +346,26 @@ for epoch in range(10):
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
         assert context.program is not None
         faults: dict[tuple[ast.AST | None, int], list[Evaluation]] = defaultdict(list)
+        open_ones: list[str] = []
         for item in context.program.evaluations:
             layers = context.mode_dependent(item.calls[0].model)
             if layers.is_none or item.verdict is False:
                 continue
-            where = item.calls[0].where
+            where = item.calls[0].place
             line = f"{where.span.path}:{where.span.line}"
             if item.verdict is None:
-                yield self.not_checked(f"{line}: the mode of the model is not known: {item.why}")
+                open_ones.append(f"{line}: {item.why}")
             elif layers.is_unknown:
-                yield self.not_checked(f"{line}: whether the model has batch norm or dropout is not known")
+                open_ones.append(f"{line}: whether the model has batch norm or dropout is not known")
             else:
                 function = where.functions[-1] if where.functions else None
                 faults[function, id(item.allocation)].append(item)
+        yield from map(self.not_checked, dict.fromkeys(open_ones))
+        said: set[ast.AST] = set()
         for group in faults.values():
-            yield self._finding(context, group)
+            if group[0].node not in said:  # one call of several models in turn
+                said.add(group[0].node)
+                yield self._finding(context, group)
 
     def _finding(self, context: Context, group: list[Evaluation]) -> Diagnostic:
         first = group[0]
@@ -369,23 +374,30 @@ for epoch in range(10):
         mode = call.mode
         layers = context.mode_dependent(call.model)
         set_at = None if mode.node is None or mode.module is None else mode.module.span(mode.node)
-        set_where = "" if set_at is None else f" on {place(set_at, call.where.span)}"
+        set_where = "" if set_at is None else f" on {place(set_at, call.place.span)}"
         since = f"train() is called{set_where}" if mode.explicit else f"it is built{set_where}"
         name = context.program.name_of(call)
         return self.diagnostic(
-            call.where.span,
+            call.place.span,
             f"{name} is called in training mode although {first.reason}: {since} and no eval() comes before this call"
             f"{layers.words}",
             module=layers.module,
             related=() if set_at is None else ((set_at, since),),
             data={
                 "model": name,
-                "lines": sorted({item.calls[0].where.span.line for item in group}),
+                "lines": sorted({item.calls[0].place.span.line for item in group}),
                 "batch_norms": layers.batch_norms,
                 "dropouts": layers.dropouts,
             },
-            fix=context.insert_call(call, "eval()", title=f"Call {name}.eval() before it evaluates"),
+            fix=self._fix(context, call),
         )
+
+    def _fix(self, context: Context, call: events.Forward) -> Fix:
+        assert context.program is not None
+        name = context.name_in(call)
+        if any(other.place.node is call.place.node for other in context.program.trained):
+            return Fix(f"Call {name}.train() where this call trains and {name}.eval() where it evaluates")
+        return context.insert_call(call, "eval()", title=f"Call {name}.eval() before it evaluates")
 
 
 def place(span: Span, seen_from: Span) -> str:
