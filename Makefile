@@ -57,6 +57,7 @@ bench: $(READY)
 	done
 	$(BIN)/python bench/zoo.py --report $(RESULTS)/zoo/timm.jsonl $(RESULTS)/zoo/torchvision.jsonl --out docs/zoo.md
 	$(BIN)/python bench/facts.py --limit 50
+	$(BIN)/python bench/scripts.py --limit 150
 	$(BIN)/python bench/memory.py --limit 2000
 	$(BIN)/python bench/cost.py --limit 1.3
 
