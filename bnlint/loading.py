@@ -19,6 +19,7 @@ from bnlint.graph.build import state_kept, without_initialisation
 from bnlint.graph.converted import conversions_noted
 from bnlint.graph.devices import devices_answered
 from bnlint.graph.frames import is_internal, is_user_file
+from bnlint.graph.parallel import wrappers_taken_off
 from bnlint.graph.spans import construction_spans
 from bnlint.graph.weights import WeightsNotLoaded, weights_answered
 from bnlint.source.file import SourceFile, display_path
@@ -132,6 +133,7 @@ def imports(shown: str, roots: tuple[str, ...], weights: list[WeightsNotLoaded])
             stack.enter_context(conversions_noted())
             stack.enter_context(without_initialisation())
             stack.enter_context(devices_answered())
+            stack.enter_context(wrappers_taken_off())
             yield
     except (Exception, SystemExit) as error:
         raise _cannot_import(shown, roots, error) from error

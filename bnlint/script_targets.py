@@ -20,7 +20,8 @@ from bnlint.graph.writes import writes_answered
 from bnlint.loading import NO_DOWNLOADS, OpenModule, is_download, opened, place_of, roots_of
 from bnlint.source.definitions import dotted, required_arguments
 from bnlint.source.file import SourceFile, display_path
-from bnlint.source.replay import Missing, NotBuilt, Replay
+from bnlint.source.frame import Missing
+from bnlint.source.replay import NotBuilt, Replay
 from bnlint.source.script_models import Body, ModelScript, ScriptModel
 
 

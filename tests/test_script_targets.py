@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, indent
 
 import pytest
+import torch
 from torch import nn
 
 from bnlint.errors import TargetError, UsageError
+from bnlint.graph.parallel import wrappers_taken_off
 from bnlint.graph.writes import writes_answered
 from bnlint.target import LoadedTarget, NothingToCheck, load_targets
 
@@ -240,6 +242,119 @@ def test_a_conversion_runs_and_a_wrapper_does_not() -> None:
     assert isinstance(model.get_submodule("bn"), nn.SyncBatchNorm)
     assert shape(model) == (8, 3)
     assert "module" not in vars(model)
+
+
+WRAPPERS = [
+    pytest.param("from torch.nn.parallel import DistributedDataParallel as DDP", "DDP(net, device_ids=[0])", id="DDP"),
+    pytest.param("", "nn.parallel.DistributedDataParallel(module=net)", id="by its full name"),
+    pytest.param(
+        "from torch.distributed.fsdp import FullyShardedDataParallel as FSDP",
+        "FSDP(net, device_id=torch.cuda.current_device())",
+        id="FSDP",
+    ),
+    pytest.param(
+        "def FSDP(net):\n    from torch.distributed.fsdp import FullyShardedDataParallel\n"
+        "    return FullyShardedDataParallel(net)",
+        "FSDP(net)",
+        id="imported where it is used",
+    ),
+]
+
+
+@pytest.mark.parametrize("place", ["the file", "another file"])
+@pytest.mark.parametrize(("definition", "wrapped"), WRAPPERS)
+def test_a_wrapper_in_a_helper_gives_the_model(definition: str, wrapped: str, place: str) -> None:
+    helper = f"""
+{definition}
+def prepare(net, rank):
+    torch.cuda.set_device(rank)
+    net = {wrapped}
+    net.module.fc = nn.Linear(8, 3)
+    return net
+"""
+    imported = place == "another file"
+    if imported:
+        Path("helpers.py").write_text("import torch\nfrom torch import nn\n" + helper)
+    main = """
+def main():
+    model = prepare(Net(8), 0)
+    model.module.bn = nn.SyncBatchNorm(8)
+    fit(model)
+if __name__ == "__main__":
+    main()
+"""
+    spec = write(("from helpers import prepare" if imported else helper) + main)
+    (model,) = found(spec).values()
+    assert type(model).__name__ == "Net"
+    assert shape(model) == (8, 3)
+    assert isinstance(model.get_submodule("bn"), nn.SyncBatchNorm)
+    assert "module" not in vars(model)
+    assert problems(spec) == []
+
+
+def test_a_wrapper_is_itself_again_after_the_building() -> None:
+    net = nn.Linear(2, 2)
+    with wrappers_taken_off():
+        assert id(nn.parallel.DistributedDataParallel(net)) == id(net)
+    with pytest.raises(ValueError, match="process group"):
+        nn.parallel.DistributedDataParallel(net)
+
+
+CHECKS = [
+    pytest.param("if not torch.cuda.is_available():\n    raise SystemExit('This code requires a GPU')", id="an exit"),
+    pytest.param("assert torch.cuda.is_available(), 'no GPU'", id="an assertion"),
+    pytest.param("if not torch.accelerator.is_available():\n    raise RuntimeError('no GPU')", id="an accelerator"),
+    pytest.param("if torch.cuda.is_available():\n    width = width\nelse:\n    raise OSError", id="the other branch"),
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("place", ["the body", "a helper", "a constructor"])
+def test_a_check_for_a_gpu_is_not_run(check: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner in (torch.cuda, torch.accelerator):
+        monkeypatch.setattr(owner, "is_available", lambda: False)
+    lines = {
+        name: indent(check, " " * depth) if name == place else ""
+        for name, depth in (("the body", 4), ("a helper", 4), ("a constructor", 8))
+    }
+    spec = write(
+        f"""
+class Wide(Net):
+    def __init__(self, width):
+{lines["a constructor"]}
+        super().__init__(width)
+def get_net(width):
+{lines["a helper"]}
+    return Wide(width)
+def main():
+    width = 8
+{lines["the body"]}
+    model = get_net(width)
+    fit(model)
+if __name__ == "__main__":
+    main()
+"""
+    )
+    assert [shape(model) for model in found(spec).values()] == [(8, 2)]
+    assert problems(spec) == []
+
+
+def test_what_only_a_machine_with_a_gpu_binds_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    spec = write(
+        """
+        def main():
+            if torch.cuda.is_available():
+                width = 8
+            else:
+                raise OSError("This code requires a GPU")
+            model = Net(width)
+            fit(model)
+        if __name__ == "__main__":
+            main()
+        """
+    )
+    assert [shape(model) for model in found(spec).values()] == [(8, 2)]
 
 
 def test_every_model_of_a_function_is_a_target_and_its_parts_and_copies_are_none() -> None:
@@ -482,7 +597,7 @@ def test_an_exit_on_the_way_to_a_model_is_survived() -> None:
 
 def test_the_guard_ends_with_the_building(tmp_path: Path) -> None:
     roots = (str(tmp_path) + os.sep,)
-    with writes_answered(roots), pytest.raises(PermissionError):
+    with writes_answered(roots), pytest.raises(PermissionError, match="while the checked code ran"):
         subprocess.run([sys.executable, "-c", ""], check=True)
     with writes_answered(roots):
         Path("inside").write_text("x")

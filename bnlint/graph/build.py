@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from bnlint.errors import text_of
 from bnlint.graph.converted import conversions_noted
 from bnlint.graph.devices import devices_answered
+from bnlint.graph.parallel import wrappers_taken_off
 from bnlint.graph.spans import construction_spans
 from bnlint.graph.weights import WeightsNotLoaded, weights_answered
 
@@ -91,6 +92,7 @@ def build(make: Callable[[], Any], roots: tuple[str, ...], *, values: bool = Fal
                 conversions_noted(),
                 context(),
                 devices_answered(),
+                wrappers_taken_off(),
             ):
                 return Built(make(), step, tuple(dict.fromkeys(attempts)))
         except (Exception, SystemExit) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +11,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 _MOVES = frozenset({"to", "cuda", "cpu", "xpu", "npu", "mps", "ipu", "hpu", "pin_memory"})
+# What chooses, empties or waits for a device, and what names the chosen one: they raise where there is none.
+_CALLS = ("set_device", "synchronize", "empty_cache", "reset_peak_memory_stats", "reset_max_memory_allocated",
+          "set_device_index", "set_device_idx")  # fmt: skip
+_NUMBERS = ("current_device", "current_device_index", "current_device_idx")
 
 
 def is_move(name: str) -> bool:
@@ -54,8 +58,8 @@ class MissingDevices(TorchFunctionMode):
 
 @contextmanager
 def devices_answered() -> Iterator[None]:
-    """While active, tensors and modules stay where they are when user code moves them to a missing device."""
-    cuda, to = nn.Module.cuda, nn.Module.to
+    """While active, what user code moves to a missing device stays where it is, and what chooses one does nothing."""
+    to = nn.Module.to
 
     def module_cuda(self: nn.Module, device: Any = None) -> nn.Module:
         return self
@@ -64,11 +68,17 @@ def devices_answered() -> Iterator[None]:
         _, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
         return self if dtype is None else to(self, dtype)
 
-    nn.Module.cuda = module_cuda  # type: ignore[method-assign, assignment]
-    nn.Module.to = module_to  # type: ignore[method-assign, assignment]
-    try:
-        with MissingDevices():
-            yield
-    finally:
-        nn.Module.cuda = cuda  # type: ignore[method-assign]
-        nn.Module.to = to  # type: ignore[method-assign]
+    patches = [(nn.Module, "cuda", module_cuda), (nn.Module, "to", module_to), *_calls()]
+    with ExitStack() as stack:
+        for owner, name, value in patches:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+        stack.enter_context(MissingDevices())
+        yield
+
+
+def _calls() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
+    """The functions of devices that do nothing here, and those that name the first device."""
+    for owner in (torch.cuda, getattr(torch, "accelerator", None)):
+        yield from ((owner, name, lambda *args, **kwargs: None) for name in _CALLS if hasattr(owner, name))
+        yield from ((owner, name, lambda: 0) for name in _NUMBERS if hasattr(owner, name))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
@@ -13,6 +11,8 @@ import torch
 import torch.hub
 import torch.utils.model_zoo
 from torch import nn
+
+from bnlint.graph.after_import import after_import
 
 
 class Weights(dict[Any, Any]):
@@ -34,6 +34,10 @@ class Weights(dict[Any, Any]):
 
     def pop(self, key: Any, default: Any = None) -> Any:
         return Weights()
+
+    def __delitem__(self, key: Any) -> None:
+        """`del checkpoint["head.weight"]` finds nothing to remove, whatever the key."""
+        super().pop(key, None)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
@@ -98,37 +102,8 @@ def weights_answered(attempts: list[WeightsNotLoaded]) -> Iterator[None]:
         patch(torch.hub, "download_url_to_file", answer("download_url_to_file", torch.load))
         patch(torch.utils.model_zoo, "load_url", answer("load_url", torch.load))
         patch(nn.Module, "load_state_dict", load_state_dict)
-        for name in _LIBRARIES:
-            if name in sys.modules:
-                patch_library(sys.modules[name])
-        finder = _AfterImport(patch_library)
-        sys.meta_path.insert(0, finder)
-        stack.callback(sys.meta_path.remove, finder)
+        stack.enter_context(after_import(_LIBRARIES, patch_library))
         yield
-
-
-class _AfterImport:
-    """Lets the import of a library run its course, then hands the module over."""
-
-    def __init__(self, then: Callable[[ModuleType], None]) -> None:
-        self._then = then
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name not in _LIBRARIES:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            self._then(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
 
 
 def _wanted(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -66,7 +66,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
             return
     elif event not in _REFUSED or (event in _ON_FILES and all(_is_passing(path, roots) for path in arguments[:1])):
         return
-    raise RefusedWriteError(f"bnlint refused {event} while it built the model of a script")
+    raise RefusedWriteError(f"bnlint refused {event} while the checked code ran")
 
 
 @contextmanager

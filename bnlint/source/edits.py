@@ -121,11 +121,6 @@ def remove_argument(source: SourceFile, call: ast.Call, name: str, *, position: 
     return _edit(source, *(keeping or spans)[0], "")
 
 
-def replace_call_name(source: SourceFile, call: ast.Call, name: str) -> Edit:
-    """Write another name before a call's parentheses; its arguments stay."""
-    return replace_span(source, call.func, name)
-
-
 def replace_span(source: SourceFile, node: Positioned, text: str) -> Edit:
     """Replace the text of a node. The parentheses around an expression are not part of it."""
     return _edit(source, source.start_of(node), source.end_of(node), text)

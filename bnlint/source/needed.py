@@ -14,7 +14,6 @@ from bnlint.source.effects import Effects
 from bnlint.source.scope import annotated, binds, needs, needs_later, stores
 
 Expand = Callable[[str], Iterable[str]]
-Compound = ast.If | ast.For | ast.AsyncFor | ast.While | ast.Try | ast.With | ast.AsyncWith
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +49,16 @@ def uses(node: ast.AST, names: frozenset[str] | None = None) -> frozenset[str]:
 def statement_uses(statement: ast.stmt) -> frozenset[str]:
     """The names that a statement reads when it runs; of a definition, those that its calls do not need."""
     return uses(statement, needs([statement]) | annotated(statement))
+
+
+def made(statement: ast.stmt) -> tuple[str, ...]:
+    """The variables that a statement binds and the attributes that it sets, an item of one for the whole."""
+    found = dict.fromkeys(binds(statement))
+    for target in _targets(statement):
+        if isinstance(target, ast.Attribute | ast.Subscript):
+            name = dotted(target) or root_name(target) or ""
+            found[".".join(name.split(".")[:2])] = None
+    return tuple(name for name in found if name)
 
 
 def is_inside(name: str, names: Iterable[str]) -> bool:

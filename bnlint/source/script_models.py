@@ -18,6 +18,7 @@ from bnlint.source.definitions import (
     is_model_name,
     last_name,
 )
+from bnlint.source.device_checks import DeviceChecks
 from bnlint.source.effects import Effects, Kind
 from bnlint.source.file import SourceFile
 from bnlint.training.script.index import Scope, Site
@@ -97,6 +98,11 @@ class ModelScript:
     @cached_property
     def reading(self) -> Script:
         return Script.of(self.source)
+
+    @cached_property
+    def device_checks(self) -> DeviceChecks:
+        """What ends the script on a machine without a GPU."""
+        return DeviceChecks(self.source)
 
     @cached_property
     def guards(self) -> tuple[ast.If, ...]:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import ast
 import builtins
 import copy
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bnlint.source.definitions import (
-    PROCESS_GROUP_WRAPPER,
     Definitions,
     dotted,
-    executed,
     is_factory_name,
     is_main_guard,
     last_name,
     root_name,
 )
+from bnlint.source.device_checks import DeviceChecks
 from bnlint.source.effects import KEPT_CONTEXTS, Effects, Kind, reads
 from bnlint.source.file import SourceFile
 from bnlint.source.scope import annotated, binds, needs, needs_later, stores
+from bnlint.source.wrappers import without_process_group
 
 Node = TypeVar("Node", bound=ast.AST)
 
@@ -30,16 +30,12 @@ Node = TypeVar("Node", bound=ast.AST)
 class Slice:
     """What of a module is executed.
 
-    `tree` is ready for `compile` and keeps the original positions; `kept` and `skipped` are ranges of lines,
-    first and last, in file order. `skipped_effects` are the first lines of the statements that are skipped
-    for what they do (train, print, write), not for being unneeded.
+    `tree` is ready for `compile` and keeps the original positions; `lost` are the loops that are left out although
+    they fill what is built, by line and name.
     """
 
     tree: ast.Module
-    kept: tuple[tuple[int, int], ...]
-    skipped: tuple[tuple[int, int], ...]
-    skipped_effects: tuple[int, ...]
-    lost: tuple[tuple[int, str], ...] = ()
+    lost: tuple[tuple[int, str], ...]
 
 
 @dataclass(eq=False)
@@ -60,12 +56,6 @@ class _Unit:
     later: frozenset[str] = frozenset()
     conditional: bool = False
     contexts: tuple[_Unit, ...] = ()
-
-    @property
-    def lines(self) -> tuple[int, int]:
-        decorators = getattr(self.statement, "decorator_list", [])
-        first = min([self.statement.lineno, *(item.lineno for item in decorators)])
-        return first, self.statement.end_lineno or first
 
 
 @dataclass(frozen=True)
@@ -90,18 +80,11 @@ class _Around:
 
 def module_slice(source: SourceFile, wanted: Collection[str] | None = None) -> Slice:
     """The part of a file to execute to get its models; `wanted` are names that it must bind as well."""
-    units = _Units(source.tree, frozenset(wanted or ()))
+    tree = DeviceChecks(source).removed(source.tree)
+    units = _Units(tree, frozenset(wanted or ()))
     kept = units.kept()
-    body = _emitted(source.tree.body, units, kept)
-    tree = ast.Module(body=body, type_ignores=[])
-    skipped = [unit for unit in units.items if unit not in kept]
-    return Slice(
-        tree=tree,
-        kept=tuple(_ranges(units.items, kept, wanted=True)),
-        skipped=tuple(_ranges([*units.items, *units.guards], kept, wanted=False)),
-        skipped_effects=tuple(sorted({unit.lines[0] for unit in skipped if unit.kind is Kind.EFFECT})),
-        lost=tuple(dict.fromkeys(_lost(source.tree, kept))),
-    )
+    body = _emitted(tree.body, units, kept)
+    return Slice(ast.Module(body=body, type_ignores=[]), tuple(dict.fromkeys(_lost(tree, kept))))
 
 
 def _lost(tree: ast.Module, kept: Collection[_Unit]) -> Iterator[tuple[int, str]]:
@@ -111,7 +94,7 @@ def _lost(tree: ast.Module, kept: Collection[_Unit]) -> Iterator[tuple[int, str]
         if not isinstance(loop, (ast.For, ast.While)) or loop in run:
             continue
         last = loop.end_lineno or loop.lineno
-        used = {name for unit in kept if unit.lines[0] > last for name in unit.loads}
+        used = {name for unit in kept if unit.statement.lineno > last for name in unit.loads}
         filled = {
             root_name(node.func.value)
             for node in ast.walk(loop)
@@ -130,9 +113,9 @@ class _Units:
         self.definitions = Definitions(tree)
         self.wanted = wanted
         self.items: list[_Unit] = []
-        self.guards: list[_Unit] = []
         self.by_statement: dict[ast.stmt, _Unit] = {}
         self.effects = Effects(self.definitions)
+        # Names that a function binds through `global`, or the main guard: nothing kept may count on them.
         self._bound_late = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
         self._lazy_annotations = any(
             isinstance(item, ast.ImportFrom)
@@ -152,7 +135,7 @@ class _Units:
         for statement in body:
             match statement:
                 case ast.If(orelse=other) if is_main_guard(statement):
-                    self._guard(statement)
+                    self._bound_late.update(name for item in statement.body for name in binds(item))
                     self._collect(other, around)
                 case ast.If(test=test, body=inner, orelse=other):
                     nested = around.under(test, effect=self.definitions.has_effect(test))
@@ -174,14 +157,6 @@ class _Units:
                     self._collect(inner, replace(around, contexts=contexts))
                 case _:
                     self._add(statement, around)
-
-    def _guard(self, statement: ast.If) -> None:
-        """The body of the main guard binds names that no kept statement may rely on."""
-        last = statement.body[-1].end_lineno or statement.lineno
-        shown = copy.copy(statement)
-        shown.end_lineno = last
-        bound = frozenset(name for item in statement.body for name in binds(item))
-        self.guards.append(_Unit(shown, shown, -1, Kind.EFFECT, bound, frozenset(), frozenset()))
 
     def _add_context(self, statement: ast.With, around: _Around) -> _Unit:
         expressions = [item.context_expr for item in statement.items]
@@ -275,7 +250,7 @@ class _Units:
 
     def _runnable(self, kept: set[_Unit]) -> set[_Unit]:
         """The kept units without those that need a name which only skipped statements bind."""
-        bound = self._bound_late.union(*(unit.binds for unit in [*self.items, *self.guards]))
+        bound = self._bound_late.union(*(unit.binds for unit in self.items))
         while True:
             available: set[str] = set()
             lost: set[_Unit] = set()
@@ -345,42 +320,3 @@ def _copied(node: Node, **fields: object) -> Node:
 
 def _nothing(place: ast.stmt | ast.excepthandler) -> ast.stmt:
     return ast.copy_location(ast.Pass(), place)
-
-
-def without_process_group(statement: ast.stmt) -> ast.stmt:
-    """A statement with the wrappers taken off that raise without a process group, as `DDP(model)`."""
-    if not any(_is_wrapped(node) for node in executed(statement)):
-        return statement
-    result = _Unwrapped().visit(copy.deepcopy(statement))
-    assert isinstance(result, ast.stmt)
-    return result
-
-
-def _is_wrapped(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Call) and bool(PROCESS_GROUP_WRAPPER.fullmatch(last_name(node.func))) and bool(node.args)
-    )
-
-
-class _Unwrapped(ast.NodeTransformer):
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        return node.args[0] if _is_wrapped(node) else node
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        return node
-
-
-def _ranges(units: Iterable[_Unit], kept: set[_Unit], *, wanted: bool) -> Iterator[tuple[int, int]]:
-    """The line ranges of the kept or of the skipped units; neighbours of one kind are one range."""
-    current: tuple[int, int] | None = None
-    for unit in sorted(units, key=lambda item: item.lines):
-        if isinstance(unit.statement, ast.With):
-            continue
-        if (unit in kept) is wanted:
-            current = unit.lines if current is None else (current[0], max(current[1], unit.lines[1]))
-        elif current is not None:
-            yield current
-            current = None
-    if current is not None:
-        yield current

@@ -16,6 +16,14 @@ def test_any_key_and_method_gives_another_empty_checkpoint() -> None:
     assert dict(state.items()) == {} and state.get("x") is not None and state.float() == {}
 
 
+def test_a_key_that_is_deleted_was_never_there() -> None:
+    state = Weights()["model"]
+    del state["head.weight"]
+    state["head.weight"] = torch.ones(1)
+    del state["head.weight"]
+    assert dict(state.items()) == {}
+
+
 def test_a_tensor_filled_from_a_checkpoint_stays_as_it_is() -> None:
     tensor = torch.ones(2)
     tensor.copy_(Weights()["mean"])

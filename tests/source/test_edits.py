@@ -18,7 +18,6 @@ from bnlint.source.edits import (
     fix_with,
     remove_argument,
     replace_argument,
-    replace_call_name,
     replace_span,
 )
 from bnlint.source.file import SourceFile
@@ -182,7 +181,7 @@ def test_replacing_a_call_and_its_name() -> None:
     text = "m = nn.BatchNorm2d(64)\n"
     source, call = parsed(text)
     assert apply_edits(text, [replace_span(source, call, "nn.GroupNorm(32, 64)")]) == "m = nn.GroupNorm(32, 64)\n"
-    assert apply_edits(text, [replace_call_name(source, call, "nn.SyncBatchNorm")]) == "m = nn.SyncBatchNorm(64)\n"
+    assert apply_edits(text, [replace_span(source, call.func, "nn.SyncBatchNorm")]) == "m = nn.SyncBatchNorm(64)\n"
 
 
 @pytest.mark.parametrize(

@@ -145,11 +145,7 @@ def tiny():
 
 @pytest.mark.parametrize("text", ORDINARY)
 def test_an_ordinary_module_is_kept_whole(text: str) -> None:
-    part = sliced(text)
-    assert shown(part) == ast.unparse(ast.parse(text))
-    assert part.skipped == ()
-    assert part.skipped_effects == ()
-    assert part.kept == ((1, len(text.splitlines())),)
+    assert shown(sliced(text)) == ast.unparse(ast.parse(text))
 
 
 def test_positions_stay_those_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,9 +160,7 @@ def test_lines_are_told_apart() -> None:
     part = sliced(
         "import torch.nn as nn\nx = 1\nprint(x)\nmodel = nn.ReLU()\nif __name__ == '__main__':\n    print()\n"
     )
-    assert part.kept == ((1, 2), (4, 4))
-    assert part.skipped == ((3, 3), (5, 6))
-    assert part.skipped_effects == (3,)
+    assert [statement.lineno for statement in part.tree.body] == [1, 2, 4]
 
 
 def test_wanted_names_are_bound_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +220,14 @@ def test_never_kept(reason: str, statement: str) -> None:
 
 def test_deep_expressions_do_not_exhaust_the_stack() -> None:
     part = sliced("import torch.nn as nn\nx = " + " + ".join(["1"] * 600) + "\nmodel = nn.Linear(x, 2)\n")
-    assert part.skipped == ()
+    assert len(part.tree.body) == 3
+
+
+def test_a_check_for_a_gpu_in_a_factory_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = "    if not torch.cuda.is_available():\n        raise SystemExit('This code requires a GPU')\n"
+    part = sliced(HEADER + NET + "def build_net():\n" + check + "    return Net()\n")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert isinstance(executed(part, monkeypatch)["build_net"](), nn.Module)
 
 
 def test_annotations_under_the_future_import_need_no_names() -> None:

@@ -20,8 +20,6 @@ from bnlint.graph.devices import devices_answered
 from bnlint.graph.weights import weights_answered
 from bnlint.graph.writes import writes_answered
 
-_DEVICE_CALLS = ("synchronize", "set_device", "empty_cache", "reset_peak_memory_stats", "reset_max_memory_allocated")
-
 
 @contextmanager
 def quietly(roots: tuple[str, ...]) -> Iterator[None]:
@@ -50,8 +48,6 @@ def quietly(roots: tuple[str, ...]) -> Iterator[None]:
 
 
 def _patches() -> Iterator[tuple[Any, str, Any]]:
-    yield from ((torch.cuda, name, _nothing) for name in _DEVICE_CALLS)
-    yield torch.cuda, "current_device", lambda: 0
     autocast = torch.amp.autocast.__init__
     yield torch.amp.autocast, "__init__", lambda self, kind, *args, **kwargs: autocast(self, kind, enabled=False)
     scaler = torch.amp.GradScaler
