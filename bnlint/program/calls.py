@@ -275,7 +275,9 @@ def _decorated(
         if not isinstance(found, Function) or not _matters(run, found, ()):
             continue
         is_changed = True
-        made = [item for reached, inner in made for item in _wrapped_by(run, found, decorator, inner, reached, function)]
+        made = [
+            item for reached, inner in made for item in _wrapped_by(run, found, decorator, inner, reached, function)
+        ]
         if not all(isinstance(wrapper, Function) for _, wrapper in made):
             return None
     if not is_changed:
@@ -299,7 +301,9 @@ def _wrapped_by(
     run.stack.pop()
     result: Result = []
     for reached, made in invoke(run, maker, given, keywords, state, decorator):
-        result += invoke(run, made, [inner], {}, reached, decorator) if isinstance(made, Function) else [(reached, made)]
+        result += (
+            invoke(run, made, [inner], {}, reached, decorator) if isinstance(made, Function) else [(reached, made)]
+        )
     return result
 
 
@@ -454,9 +458,11 @@ def _called(
             return _instantiate(run, called, node, given, keywords, state)
         case Model(allocation=allocation) if (kind := library.activation(allocation.origin)) and given:
             return [(state, activated(given[0], kind, node, run.module) or _result_of(run, given, node))]
-        case Model(path=path) if (method := path.rpartition(".")[2]) in models.SWITCHES:
-            owner = replace(called, path=path.removesuffix(method).removesuffix("."))
-            return _model_method(run, owner, method, node, given, keywords, state, used=used)
+        case Model(path=path) if (switch := path.rpartition(".")[2]) in models.SWITCHES:
+            owner = replace(called, path=path.removesuffix(switch).removesuffix("."))
+            return _model_method(run, owner, switch, node, given, keywords, state, used=used)
+        case Model(allocation=allocation, path="") if allocation.cls and run.classes.method(allocation.cls, "__call__"):
+            return _model_method(run, called, "__call__", node, given, keywords, state, used=used)
         case Model():
             return [(state, models.forward(run, called, node, given, keywords, state, used=used))]
         case Imported():

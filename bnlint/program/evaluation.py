@@ -146,7 +146,7 @@ class _Look:
         sure = [call for call in training if happens_beside(call, others)]
         if not sure:
             return None, "the mode of the model is not known: it depends on the options of the run", None
-        return True, "", sure[0]
+        return True, "", max(sure, key=lambda call: call.mode.explicit)  # a train() says more than the construction
 
     def _doubt(self, call: Forward) -> str:
         """Why a call in training mode may be meant so."""

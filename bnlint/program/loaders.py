@@ -20,16 +20,17 @@ def build(
     """What `DataLoader(dataset, batch_size=...)` makes."""
     batch = given[1] if len(given) > 1 else keywords.get("batch_size")
     expression = node.args[1] if len(node.args) > 1 else _keyword(node, "batch_size")
-    size: Size | None = Size(Fraction(1), f"the batch of the loader on line {run.module.line(node)}")
+    size = Size(Fraction(1), f"the batch of the loader on line {run.module.line(node)}")
     if batch is None and not {"batch_sampler", "**"} & keywords.keys():
         size = Size(Fraction(1))
     elif batch is not None:
         size = _size(run, node, batch, expression, state) or size
+    rows: Size | None = size
     if "collate_fn" in keywords or origin.startswith("torch_geometric"):
-        size = None  # what a batch holds is put together by the script, or is one graph of many
+        rows = None  # what a batch holds is put together by the script, or is one graph of many
     drop = keywords.get("drop_last", Const(None if "**" in keywords else False))
     drop_last = bool(drop.data) if isinstance(drop, Const) and drop.data is not None else None
-    loader = Loader(run.allocate(node, origin="loader"), size, drop_last)
+    loader = Loader(run.allocate(node, origin="loader"), rows, drop_last, size)
     run.emit(events.LoaderBuilt(run.where(node), state.assumptions, loader))
     return loader
 

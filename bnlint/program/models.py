@@ -53,7 +53,7 @@ _COLLECTIONS = {
     "children": "modules",
     "named_children": "modules",
 }
-_FORWARDS = frozenset("forward forward_features forward_head extract_features".split())
+_FORWARDS = frozenset("__call__ forward forward_features forward_head extract_features".split())
 _PARTS = re.compile(
     r"(features|classifier|fc|head|backbone|encoder\w*|decoder\w*|neck|layer\d+|conv\d*|bn\d*|net\w*|model|body|stem|trunk|"
     r"embed\w*|projector|predictor|actor|critic|generator|discriminator)"
@@ -616,7 +616,7 @@ def all_handed_over(run: Interpreter, node: ast.AST, state: State, what: str) ->
 def unwrapped(value: Value) -> Value:
     """The one model of a choice of wrappers around it."""
     if isinstance(value, Choice):
-        allocations = {item.allocation for item in value.values if isinstance(item, Model)}
-        if len(allocations) == 1 and all(isinstance(item, Model) for item in value.values):
+        parts = {(item.allocation, item.path) for item in value.values if isinstance(item, Model)}
+        if len(parts) == 1 and all(isinstance(item, Model) for item in value.values):
             return value.values[0]
     return value

@@ -174,11 +174,15 @@ class Object:
 
 @dataclass(frozen=True)
 class Loader:
-    """A data loader: `batch` is the size of its batches."""
+    """A data loader: `samples` are in each of its batches, `batch` is the length of axis 0 of what they hold.
+
+    They differ where the script puts the batches together by itself (`collate_fn`, batches of graphs).
+    """
 
     allocation: Allocation
     batch: Size | None = None
     drop_last: bool | None = None
+    samples: Size | None = None
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,41 @@ print(model(torch.randn(1, 4)))
 """,
             note="the factory hands it back in evaluation mode",
         ),
+        Valid(
+            """\
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+
+    def forward(self, images, targets=None):
+        found = self.body(images)
+        if self.training:
+            return {"loss": (found - targets).pow(2).mean()}
+        return found
+
+
+model = Detector()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for epoch in range(3):
+    for images, targets in []:
+        model(images, targets)["loss"].backward()
+        optimizer.step()
+    with torch.no_grad():
+        print(sum(model(images, targets)["loss"].item() for images, targets in []))
+""",
+            note="not checked: it returns its losses in training mode alone",
+        ),
+        Valid(
+            """\
+model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+model.load_state_dict(torch.load("weights.pt"))
+model[1].eval()
+with torch.no_grad():
+    print(model(torch.load("sample.pt")).argmax(1))
+""",
+            note="not checked: a part of it is in evaluation mode",
+        ),
     )
     invalid = (
         Invalid(
@@ -340,6 +375,85 @@ for epoch in range(10):
         print(model(torch.randn(16, 4)).argmax(1))
 """,
             note="eval() in every fifth epoch, evaluation in each",
+        ),
+        Invalid(
+            """\
+class Coder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lower = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
+        self.upper = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+
+    def decode(self, codes):
+        return self.upper(codes).sigmoid()
+
+    def forward(self, x):
+        return self.decode(self.lower(x))
+
+
+model = Coder()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def train():
+    for x in torch.rand(3, 16, 8):
+        F.mse_loss(model(x), x).backward()
+        optimizer.step()
+
+
+for epoch in range(3):
+    train()
+    with torch.no_grad():
+        torch.save(model.decode(torch.randn(16, 4)), "sample.pt")
+""",
+            fixed="""\
+class Coder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lower = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
+        self.upper = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+
+    def decode(self, codes):
+        return self.upper(codes).sigmoid()
+
+    def forward(self, x):
+        return self.decode(self.lower(x))
+
+
+model = Coder()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def train():
+    for x in torch.rand(3, 16, 8):
+        F.mse_loss(model(x), x).backward()
+        optimizer.step()
+
+
+for epoch in range(3):
+    train()
+    model.eval()
+    with torch.no_grad():
+        torch.save(model.decode(torch.randn(16, 4)), "sample.pt")
+""",
+            message="model.decode is called in training mode",
+            note="a method of the model: said, and repaired, where the script calls it",
+        ),
+        Invalid(
+            """\
+model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for epoch in range(3):
+    model.train()
+    for phase in ["train", "val"]:
+        for x, y in []:
+            with torch.set_grad_enabled(phase == "train"):
+                loss = F.cross_entropy(model(x), y)
+            if phase == "train":
+                loss.backward()
+                optimizer.step()
+""",
+            note="one call for both phases: eval() in front of it would reach the training",
         ),
     )
 

@@ -245,6 +245,22 @@ if __name__ == "__main__":
             inputs=((3, 4, 4),),
             note="a whole model that is handed over in evaluation mode and trained then",
         ),
+        Valid(
+            """\
+model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for stage in ("warm-up", "full"):
+    for epoch in range(3):
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d) and stage == "warm-up":
+                module.eval()
+        for x, y in []:
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+""",
+            note="not checked: set again in each epoch of the first stage, and the second one trains them",
+        ),
     )
     invalid = (
         Invalid(

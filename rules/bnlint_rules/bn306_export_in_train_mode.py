@@ -201,6 +201,16 @@ def to_onnx(model, path):
 """,
             note="unknown: whoever imports it may call eval()",
         ),
+        Valid(
+            """\
+model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+model.load_state_dict(torch.load("weights.pt"))
+scripted = torch.jit.script(model)
+scripted.eval()
+scripted.save("model.pt")
+""",
+            note="a scripted model is switched before it is saved",
+        ),
     )
     invalid = (
         Invalid(
@@ -519,11 +529,21 @@ def _trace(context: Context, event: events.Export) -> _Outcome:
 
 def _script(context: Context, event: events.Export) -> _Outcome:
     assert context.program is not None
-    if not _is_saved(context, event):
+    if not _is_saved(context, event) or _is_switched(context, event):
         return _FINE
     if context.program.trains:
         return _Outcome(None, "the scripted model is saved in training mode, whoever loads it may call eval()")
     return _Outcome(Severity.WARNING, "the saved file is in training mode when it is loaded")
+
+
+def _is_switched(context: Context, event: events.Export) -> bool:
+    """Whether the mode of a scripted model is set behind the export: a script, unlike a trace, follows it."""
+    assert context.program is not None
+    later = context.program.all_events[context.program.all_events.index(event) :]
+    return any(
+        isinstance(item, events.ModeChange) and item.model == event.model and item.mode.training is not True
+        for item in later
+    )
 
 
 def _exported_program(context: Context, event: events.Export) -> _Outcome:

@@ -187,6 +187,19 @@ for step in range(100):
 """,
             note="a batch now and then, to look at: no pass over the data",
         ),
+        Valid(
+            """\
+rows = TensorDataset(torch.randn(64, 4))
+labelled = DataLoader(rows, batch_size=8, drop_last=True)
+test_domain = DataLoader(rows, batch_size=8, drop_last=True)
+model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for (x,), (shifted,) in zip(labelled, test_domain):
+    model(torch.cat([x, shifted])).mean().backward()
+    optimizer.step()
+""",
+            note="the script trains on it, whatever its name says",
+        ),
     )
     invalid = (
         Invalid(
@@ -311,7 +324,7 @@ def loaders(batch_size):
         look = _Look(context)
         places: dict[ast.AST, list[_Use]] = defaultdict(list)
         for event in context.program.of_kind(events.LoaderBuilt):
-            if event.loader.drop_last and (event.loader.batch is None or event.loader.batch.known != 1):
+            if event.loader.drop_last and (event.loader.samples is None or event.loader.samples.known != 1):
                 places[event.where.node].append(look.use(event))
         for group in places.values():
             faults = [use for use in group if use.is_fault]
@@ -321,7 +334,7 @@ def loaders(batch_size):
 
     def _finding(self, context: Context, use: _Use, *, shared: bool) -> Diagnostic:
         loader, span = use.loader.loader, use.loader.where.span
-        size = None if loader.batch is None else loader.batch.known
+        size = None if loader.samples is None else loader.samples.known
         lost = "its last incomplete batch" if size is None else f"up to {size - 1} sample{'s' * (size > 2)}"
         title = "Set drop_last=False for the evaluation"
         advice = Fix(f"{title}: this line builds other loaders as well")
@@ -345,17 +358,17 @@ class _Look:
     def use(self, built: events.LoaderBuilt) -> _Use:
         name = _name(built.where)
         words = _words(name)
-        trains, evaluates = bool(words & _TRAINING), ""
+        seen_training, evaluates = False, ""
         for used, following in self._loops(built):
             trained, evaluated = self._done_in(used, following)
-            trains = trains or trained
+            seen_training = seen_training or trained
             evaluates = evaluates or ("" if trained else evaluated)
         function = built.where.function_names[-1] if built.where.functions else ""
         if not evaluates and function in ("val_dataloader", "test_dataloader", "predict_dataloader"):
             name, evaluates = name or function, f"it is built in {function}()"
-        if not evaluates and words & _HELD_OUT and not self._is_iterated(built, name):
+        if not evaluates and words & _HELD_OUT and not seen_training and not self._is_iterated(built, name):
             evaluates = "its name says so" if name.isidentifier() else f"it is {name}"
-        return _Use(built, name, evaluates, trains)
+        return _Use(built, name, evaluates, seen_training or bool(words & _TRAINING))
 
     def _is_iterated(self, built: events.LoaderBuilt, name: str) -> bool:
         """Whether the script takes batches from it one by one, now and then: `batches = iter(test_loader)`."""
@@ -372,7 +385,9 @@ class _Look:
             ends = (
                 position
                 for position, other in enumerate(rest)
-                if isinstance(other, events.LoaderUsed) and other.where.node is event.where.node
+                if isinstance(other, events.LoaderUsed)
+                and other.where.node is event.where.node
+                and other.loader.allocation is event.loader.allocation
             )
             yield event, list(rest[: next(ends, len(rest))])
 

@@ -424,6 +424,212 @@ SCRIPTS = {
 
         run(nn.Linear(2, 2), 3)
     """,
+    "a method that is looked up by name": """
+        model = nn.Linear(2, 2)
+        for mode in ("train", "eval"):
+            getattr(model, mode)()
+            if mode == "eval":
+                model(x)  # eval
+            else:
+                model(x)  # train
+        getattr(model, args.mode)()
+        model(x)  # unknown
+    """,
+    "a method that is bound to a name": """
+        model = nn.Linear(2, 2)
+        off = model.eval
+        model(x)  # train
+        off()
+        model(x)  # eval
+        switch = model.train if args.train else model.eval
+        switch()
+        model(x)  # unknown
+    """,
+    "one of two methods": """
+        def run(training):
+            (model.train if training else model.eval)()
+            if training:
+                model(x)  # train
+            else:
+                model(x)  # eval
+
+        model = nn.Linear(2, 2)
+        run(args.train)
+    """,
+    "a method of the class": """
+        model = nn.Linear(2, 2)
+        nn.Module.eval(model)
+        model(x)  # eval
+        nn.Module.train(model, True)
+        model(x)  # train
+    """,
+    "what map() calls is not followed": """
+        first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+        list(map(nn.Module.eval, [first]))
+        first(x)  # unknown
+        second(x)  # train
+    """,
+    "exec may do anything": """
+        model = nn.Linear(2, 2)
+        exec(command)
+        model(x)  # unknown
+    """,
+    "match over phases": """
+        model = nn.Linear(2, 2)
+        for epoch in range(3):
+            for phase in ["train", "val"]:
+                match phase:
+                    case "train":
+                        model.train()
+                    case "val" | "test":
+                        model.eval()
+                if phase == "val":
+                    model(x)  # eval
+                else:
+                    model(x)  # train
+    """,
+    "the last case takes what is left": """
+        model = nn.Linear(2, 2)
+        match args.mode:
+            case "fit":
+                model.train()
+            case "tune" if args.slow:
+                model.train()
+            case _:
+                model.eval()
+        if args.mode == "fit":
+            model(x)  # train
+    """,
+    "match that takes a value apart": """
+        model = nn.Linear(2, 2)
+        match command.split():
+            case ["predict", name]:
+                model.eval()
+                model(x)  # eval
+        model(x)  # both
+    """,
+    "match over the classes of modules": """
+        model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        model.eval()
+        for module in model.modules():
+            match module:
+                case nn.BatchNorm1d():
+                    module.train()
+        model(x)  # eval
+    """,
+    "what follows an endless loop": """
+        model = nn.Linear(2, 2)
+        while True:
+            model.train()
+            model(x)  # train
+            model.eval()
+            if improved():
+                break
+        model(x)  # eval
+    """,
+    "a flag does not make a loop endless": """
+        model = nn.Linear(2, 2)
+        running = True
+        while running:
+            model.eval()
+            running = improved()
+            model.train()
+        model(x)  # train
+    """,
+    "the program ends": """
+        import sys
+
+        model = nn.Linear(2, 2)
+        if args.evaluate:
+            model.eval()
+            model(x)  # eval
+            sys.exit(0)
+        model(x)  # train
+    """,
+    "a decorator with arguments": """
+        def in_mode(training):
+            def decorate(function):
+                def wrapper(*args):
+                    model.train(training)
+                    return function(*args)
+                return wrapper
+            return decorate
+
+        @in_mode(False)
+        def predict(inputs):
+            return model(inputs)  # eval
+
+        @in_mode(training=True)
+        def fit(inputs):
+            return model(inputs)  # train
+
+        model = nn.Linear(2, 2)
+        predict(x)
+        fit(x)
+    """,
+    "decorators on each other": """
+        def evaluating(function):
+            def wrapper(*args):
+                model.eval()
+                return function(*args)
+            return wrapper
+
+        def logged(function):
+            def wrapper(*args):
+                print("called")
+                return function(*args)
+            return wrapper
+
+        @logged
+        @torch.no_grad()
+        @evaluating
+        def predict(inputs):
+            return model(inputs)  # eval
+
+        model = nn.Linear(2, 2)
+        predict(x)
+    """,
+    "a decorator of another package": """
+        from helpers import eval_mode
+
+        @eval_mode
+        def predict(inputs):
+            return model(inputs)  # unknown
+
+        model = nn.Linear(2, 2)
+        predict(x)
+    """,
+    "a context manager that is entered elsewhere": """
+        import contextlib
+
+        @contextlib.contextmanager
+        def evaluating(model):
+            model.eval()
+            yield
+            model.train()
+
+        model = nn.Linear(2, 2)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(evaluating(model))
+            model(x)  # unknown
+    """,
+    "a model with its own call": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear = nn.Linear(2, 2)
+
+            def forward(self, inputs):
+                return self.linear(inputs)
+
+            def __call__(self, inputs, training=False):
+                self.train(training)
+                return super().__call__(inputs)  # both
+
+        model = Net()
+        model(x, training=True)
+        model(x)
+    """,
 }
 
 
