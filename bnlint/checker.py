@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from bnlint.page import page_of
 from bnlint.registry import Loaded, fit, is_selected, known_words, load_rules, select
 from bnlint.report.report import Report, TargetResult
 from bnlint.scripts import ScriptFindings, check_script, is_about_script
+from bnlint.source.definitions import Function
 from bnlint.source.file import SourceFile, display_path
 from bnlint.source.suppressions import Suppressions
 from bnlint.steps import step_recorder
@@ -166,8 +168,18 @@ def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Fa
             yield pending  # the model could not be built; what the script does was looked at all the same
         pending = TargetResult(spec, "script")
     if pending is not None:
-        pending = replace(pending, not_checked=tuple(sorted({*pending.not_checked, *script.not_checked})))
+        unused = _unused_step(spec, options, seen)
+        pending = replace(pending, not_checked=tuple(sorted({*pending.not_checked, *script.not_checked, *unused})))
         yield _with_diagnostics(pending, [*script.shown, *seen.unused_suppressions(pending.target)])
+
+
+def _unused_step(spec: str, options: Options, seen: _SeenFile) -> list[NotChecked]:
+    """Say that the step of the settings lies in this file and was run for none of its models."""
+    file, own = None if options.step is None else split_file(options.step), split_file(spec)
+    if file is None or own is None or seen.stepped or Path(file[0]).resolve() != Path(own[0]).resolve():
+        return []
+    reason = f"the training step {options.step} names no model of this file: name its model in [[targets]], or in the step"
+    return [NotChecked("BN902", reason)]
 
 
 def _script(
@@ -215,7 +227,9 @@ def _check_item(
     except TargetError as error:
         seen.complete = False
         return _failed(item.name, error, options)
-    context = Context(capture, training, read_source, item.source, _named_step(item, capture.model, options))
+    step = _named_step(item, capture.model, options)
+    seen.stepped = seen.stepped or step is not None
+    context = Context(capture, training, read_source, item.source, step)
     seen.contexts.append(context)
     result, found = _lint(item.name, capture, context, options, loaded)
     if result.status == "modules" and not item.explicit:
@@ -286,11 +300,18 @@ def _lint(
         coverage=graph.coverage,
         inputs=graph.inputs,
         assumed_inputs=assumed,
-        notes=tuple(_opaque(graph)),
+        notes=(*_opaque(graph), *_passed_step(context)),
         diagnostics=tuple(shown),
         not_checked=tuple(not_checked),
     )
     return result, found
+
+
+def _passed_step(context: Context) -> Iterator[str]:
+    """That the training step ran to its end, for the reader who asked for it."""
+    step = context.dry_step
+    if step is not None and step.status == "passed":
+        yield f"the training step {step.name} ran without data to its end, on a batch of {step.batch_size}"
 
 
 def _opaque(graph: ModelGraph) -> Iterator[str]:
@@ -330,13 +351,31 @@ def _trace_problem(graph: ModelGraph, capture: Capture) -> Iterator[Diagnostic]:
 
 
 def _named_step(item: LoadedTarget, model: nn.Module, options: Options) -> str | None:
-    """The training step that the settings name, where it is this model's: of one that they name or that it names."""
+    """The training step that the settings name, where it is this model's.
+
+    It is that of a model that they name, of the only one of its own file, and of one whose name it mentions.
+    """
     file = None if options.step is None else split_file(options.step)
     if file is None or item.explicit:
         return options.step
-    names = {item.name.rpartition(":")[2], type(model).__name__}
-    text = read_text(Path(file[0])) if not item.one_of_several else ""
+    path = Path(file[0])
+    is_own = item.source is not None and path.resolve() == item.source.path.resolve()
+    if is_own and not item.one_of_several:
+        return options.step
+    names = {item.name.rpartition(":")[2].rpartition(".")[2], type(model).__name__}
+    text = _text_of_function(path, file[1] or "") if item.one_of_several else read_text(path)
     return options.step if names & set(re.findall(r"\w+", text)) else None
+
+
+def _text_of_function(path: Path, name: str) -> str:
+    """The code of a function or method of a file; empty where it has none of that name."""
+    try:
+        tree = SourceFile.read(path).tree
+    except TargetError:  # which the step's own reading says
+        return ""
+    last = name.rpartition(".")[2]
+    found = (item for item in ast.walk(tree) if isinstance(item, Function) and item.name == last)
+    return " ".join(map(ast.unparse, found))
 
 
 def _without_forward(context: Context, graph: ModelGraph) -> list[NotChecked]:
@@ -440,6 +479,7 @@ class _SeenFile:
         self._findings: list[tuple[str, str, Span | None]] = []
         self._silent: set[str] = set()
         self.contexts: list[Context] = []
+        self.stepped = False  # whether the training step that the settings name was that of a model
 
     def add_script(self, source: SourceFile, script: ScriptFindings) -> None:
         self.source = source

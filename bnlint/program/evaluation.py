@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bnlint.program.events import Backward, Event, Forward, WeightsLoaded
+from bnlint.program.models import FRAMEWORK_SETS
 from bnlint.program.values import Allocation, Batch, Tensor
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _ACTS = re.compile(r"_?(select|choose|get|sample|take|pick)?_?(greedy_)?actions?
 _HELD_OUT = re.compile(r"(^|_)(val|valid|validation|test|eval|dev|holdout)(_|\d|$)", re.I)
 _MODE_ARGUMENTS = ("training", "train", "is_training", "is_train", "mode", "phase", "deterministic", "inference")
 _DELIBERATE = re.compile(
-    r"dropout|(^|[ _])mc([ _]|$)|monte|bayes|uncertain|entropy|variance|adapt|tent|\btta|calibrat|recompute|statistic|warm",
+    r"dropout|(^|[ _])mc([ _]|$)|monte|bayes|uncertain|(?<!cross_)entropy|variance|adapt|tent|\btta|calibrat|recompute|statistic|warm",
     re.I,
 )
 _HELD_OUT_LOADER = re.compile(r"(^|_)(val|valid|validation|test|eval|dev|holdout)(_|\d|$|data|loader)", re.I)
@@ -136,6 +137,8 @@ class _Look:
         training = [call for call in calls if call.mode.training]
         if not training:
             unknown = next((call for call in calls if call.mode.training is None), None)
+            if unknown is not None and unknown.mode.why == FRAMEWORK_SETS:
+                return False, "", None
             why = "" if unknown is None else f"the mode of the model is not known: {unknown.mode.why}"
             return (False, "", None) if unknown is None else (None, why, None)
         for call in training:
@@ -165,8 +168,9 @@ class _Look:
         if mode.explicit and mode.functions[-1:] == call.where.functions[-1:]:
             function = mode.functions[-1] if mode.functions else None
             name = getattr(function, "name", "")
-            named = _EVALUATES.fullmatch(name) and not _NO_EVALUATION.fullmatch(name)
-            deliberate = not named or _is_deliberate(call) or not self._program.layers(call.model).batch_norm
+            is_named = bool(_EVALUATES.fullmatch(name)) and not _NO_EVALUATION.fullmatch(name)
+            evaluates = is_named or bool(self._held_out_loader(call))
+            deliberate = not evaluates or _is_deliberate(call) or not self._program.layers(call.model).batch_norm
             if deliberate and function not in self._training and (function is not None or not self._backward):
                 return f"train() is called for it on line {getattr(mode.node, 'lineno', 1)}"
         return ""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bnlint.program.interpreter import Interpreter
 
 NORMS = "*norms"
+FRAMEWORK_SETS = "its framework sets it"
 SWITCHES = ("train", "eval")
 _TRUNKS = re.compile(r"features?|backbone|encoder|body|trunk|layer[1-4]|blocks|(base|feature_extractor|cnn)(_\w+)?")
 _NORM_WORD = re.compile(r"norm|\bbn", re.I)
@@ -170,7 +171,7 @@ def build(
     allocation = run.allocate(node, cls=cls, origin=origin, parts=kept, pretrained=pretrained)
     if cls is not None:
         if run.classes.is_managed(cls):
-            training, why = None, "its framework sets it"
+            training, why = None, FRAMEWORK_SETS
         elif _evaluates_itself(run, cls):
             training = False
     if training and kept:

@@ -147,7 +147,7 @@ def _instance(
         state = end.copy()
         allocation = run.allocate(cls.node, cls=cls, is_parameter=True)
         if run.classes.is_module(cls):
-            why = "its framework sets it" if run.classes.is_managed(cls) else "its user sets it"
+            why = models.FRAMEWORK_SETS if run.classes.is_managed(cls) else "its user sets it"
             state.modes[allocation, ""] = Mode(None, cls.node, cls.module, why=why)
             objects[cls.node] = Model(allocation), state
         else:

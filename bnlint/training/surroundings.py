@@ -76,10 +76,10 @@ def beside(target: Path, config_map: Mapping[str, str]) -> tuple[Read | None, tu
 def _scripts_beside(target: Path) -> tuple[str, ...]:
     """A word about the training script in the same folder, which is not read unless it is named."""
     script_path = target.with_name("train.py")
-    if target.name == script_path.name or not own_script(script_path, ()):
+    if target.name == script_path.name or own_script(target, ()) or not own_script(script_path, ()):
         return ()
     name = display_path(script_path)
-    return (f"{name} beside the model trains: its facts are read with --training {name}",)
+    return (f"{name} beside the model trains and was not read: to use its training facts, pass --training {name}",)
 
 
 def _data_files(target: Path) -> list[Path]:
