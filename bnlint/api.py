@@ -5,12 +5,12 @@ from bnlint.diagnostic import Applicability, Diagnostic, Edit, Fix, NotChecked, 
 from bnlint.graph.layer import Layer, NormCall, listed
 from bnlint.graph.model_graph import ModelGraph
 from bnlint.program import events
-from bnlint.program.evaluation import Evaluation, happens_beside
+from bnlint.program.evaluation import Evaluation, happens_beside, is_left_over
 from bnlint.program.installed import installed_version, torch_version
-from bnlint.program.losses import LossInput, Mismatch, ModelOutput, loss_inputs
+from bnlint.program.losses import LossInput, Mismatch, loss_inputs
 from bnlint.program.returned import returned_activation
 from bnlint.program.state import Mode
-from bnlint.program.values import Model
+from bnlint.program.values import Model, ModelOutput
 from bnlint.rule import Invalid, Rule, Valid
 from bnlint.training.config import Loader, TrainingConfig, pieces
 from bnlint.training.scaling import BatchScaling, shown_rate
@@ -43,6 +43,7 @@ __all__ = [
     "events",
     "happens_beside",
     "installed_version",
+    "is_left_over",
     "listed",
     "loss_inputs",
     "pieces",

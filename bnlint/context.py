@@ -155,6 +155,20 @@ class Context:
 
         return receiver_of(event) or "the model"
 
+    def handed_over(self, event: Forward | Export) -> tuple[str, str, Span] | None:
+        """Where a function gets the model of an event: the model's name there, the function's, and the call.
+
+        None where it gets it in another way, or in a file other than its own and the script itself.
+        """
+        from bnlint.program.insertion import handed_over
+
+        found = handed_over(event)
+        sources = (event.where.module.source, *(() if self.program is None else (self.program.source,)))
+        for source in sources if found is not None else ():
+            if any(item is found[2] for item in ast.walk(source.tree)):
+                return found[0], found[1], source.span_of(found[2])
+        return None
+
     def insert_call(self, call: Forward | Export, method: str, *, title: str, loop: ast.AST | None = None) -> Fix:
         """A fix that calls a method of a model (`eval()`) before the block in which the script calls or exports it.
 

@@ -305,7 +305,7 @@ class Capture:
         if self._record_step is not None:
             return self._record_step(self.model, candidate, _TRIED_BATCH, {})
         # a lazy layer takes its size from the first shape that it sees, which may be the wrong one
-        model = copy.deepcopy(self.model) if _is_lazy(self.model) else self.model
+        model = _copied(self.model) if _is_lazy(self.model) else self.model
         with state_kept(), weights_answered([]), torch.no_grad():
             args, kwargs = candidate.tensors(_TRIED_BATCH, self._meta_tensor)
             return Recorder(model, {}).record(args, kwargs, _TRIED_BATCH, "meta")
@@ -419,17 +419,20 @@ def on_meta(model: nn.Module) -> nn.Module:
     tensors = [tensor for _, module in walk(model) for tensor in _tensors_of(module)]
     if all(tensor.device.type == "meta" for tensor in tensors) and not _has_foreign(model):
         return model
-    memo: dict[int, Any] = {}
-    for tensor in tensors:
-        memo[id(tensor)] = _to_meta(tensor)
     try:
-        return copy.deepcopy(model, memo)
+        return _copied(model)
     except Exception as error:
         raise TargetError(
             f"the model cannot be copied ({type(error).__name__}: {error}), so it cannot be traced without touching it",
             "name a function that builds it, as in bnlint check model.py:build_model",
             code="BN902",
         ) from error
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy on the meta device; `deepcopy` alone raises for a lazy buffer that has no shape yet."""
+    memo = {id(tensor): _to_meta(tensor) for _, module in walk(model) for tensor in _tensors_of(module)}
+    return copy.deepcopy(model, memo)
 
 
 def _has_foreign(model: nn.Module) -> bool:

@@ -159,7 +159,8 @@ def _shapes(model: nn.Module) -> Iterator[TensorShape]:
     layers = [module for _, module in walk(model) if not module._modules or type(module).__module__ == "torch.nn"]
     seen: set[tuple[Any, ...]] = set()
     for layer in layers:
-        for shape in _admitted(layer):
+        for admitted in _admitted(layer):
+            shape = TensorShape(tuple(size or 3 for size in admitted.shape), admitted.dtype)  # a lazy layer takes any
             if (shape.shape, shape.dtype) not in seen and len(seen) < 40:
                 seen.add((shape.shape, shape.dtype))
                 yield shape

@@ -15,6 +15,7 @@ from bnlint.program.repetition import Repetition, again, repetition
 from bnlint.program.state import State
 from bnlint.program.values import (
     NOTHING,
+    Allocation,
     Batch,
     Choice,
     ClassRef,
@@ -191,8 +192,12 @@ def invoke(
     node: ast.AST,
     *,
     as_context: bool = False,
+    follow: bool = False,
 ) -> Result:
-    """Follow a function of the program; its result on each path."""
+    """Follow a function of the program; its result on each path.
+
+    `follow`: also one that seems to have nothing to do with models, batches and losses.
+    """
     from bnlint.program.interpreter import MOST_DEPTH, Flow, alike
 
     body = function.node
@@ -204,7 +209,8 @@ def invoke(
         models.handed_over(run, (*positional, *keywords.values()), node, state, f"{function.name}()")
         return [(state, Unknown(run.symbol(node)))]
     active = any(frame.function is not None and frame.function.node is body for frame in run.stack)
-    if active or len(run.stack) > MOST_DEPTH or not _matters(run, function, (*positional, *keywords.values())):
+    matters = follow or _matters(run, function, (*positional, *keywords.values()))
+    if active or len(run.stack) > MOST_DEPTH or not matters:
         return [(state, _result_of(run, (*positional, *keywords.values()), node))]
     run.followed.add(body)
     key = None if as_context else repetition(function, positional, keywords, state, node)
@@ -416,7 +422,7 @@ def _instantiate(
             run.emit(events.Managed(run.where(node), state.assumptions, "lightning", frozenset((made.allocation,))))
         return [(state, made)]
     if any(re.search(r"Loss|Criterion", item.name) for item in run.classes.lineage(cls)):
-        return [(state, Unknown(run.symbol(node), origin="loss"))]
+        return [(state, _loss_module(run, cls, node, given, keywords, state))]
     if run.classes.method(cls, "__getitem__") is not None and run.classes.method(cls, "train") is None:
         return [(state, Unknown(run.symbol(node)))]
     held = frozenset().union(*map(models_in, (*given, *keywords.values()))) if given or keywords else frozenset()
@@ -435,6 +441,45 @@ def _instantiate(
         return [(state, made_object)]
     reached = invoke(run, replace(constructor, bound=made_object), given, keywords, state, node)
     return [(item, made_object) for item, _ in reached]
+
+
+def _loss_module(
+    run: Interpreter, cls: ClassRef, node: ast.Call, given: list[Value], keywords: dict[str, Value], state: State
+) -> Value:
+    """A loss module of the program, with what its constructor keeps in it; what that does otherwise is left out."""
+    if run.classes.method(cls, "forward") is None:
+        return Unknown(run.symbol(node), origin="loss")
+    made = Object(run.allocate(node, cls=cls, origin="loss"))
+    constructor = run.classes.method(cls, "__init__")
+    if constructor is not None:
+        first = len(run.events)
+        reached = invoke(run, replace(constructor, bound=made), given, dict(keywords), state.copy(), node, follow=True)
+        del run.events[first:]
+        for key, value in reached[0][0].attributes.items() if len(reached) == 1 else ():
+            if key[0] is made.allocation and not isinstance(value, Choice):  # which one it takes is not known
+                state.attributes[key] = value
+    return made
+
+
+def _loss_of_module(
+    run: Interpreter, module: Object, node: ast.Call, given: list[Value], keywords: dict[str, Value], state: State
+) -> Result:
+    """A call of a loss module of the program: the losses that it takes of its arguments."""
+    assert module.allocation.cls is not None
+    forward = run.classes.method(module.allocation.cls, "forward")
+    assert forward is not None
+    first = len(run.events)
+    invoke(run, replace(forward, bound=module), given, dict(keywords), state.copy(), node, follow=True)
+    taken = [item for item in run.events[first:] if isinstance(item, events.LossComputed)]
+    run.events[first:] = [
+        replace(item, is_certain=item.is_certain and item.assumptions <= state.assumptions) for item in taken
+    ]
+    return [(state, _result_of(run, (*given, *keywords.values()), node))]
+
+
+def _is_inside(run: Interpreter, module: Object) -> bool:
+    """Whether a method of an object is being followed."""
+    return any(frame.function is not None and frame.function.bound == module for frame in run.stack)
 
 
 # What is called --------------------------------------------------------------------------------------------
@@ -472,6 +517,8 @@ def _called(
             return _library(run, called.origin, node, given, keywords, state)
         case Criterion():
             return [(state, _loss(run, called, node, given, keywords, state))]
+        case Object(allocation=Allocation(origin="loss")):
+            return _loss_of_module(run, called, node, given, keywords, state)
         case Object(allocation=allocation):
             assert allocation.cls is not None
             method = run.classes.method(allocation.cls, "__call__") or run.classes.method(allocation.cls, "forward")
@@ -539,6 +586,16 @@ def _method(
             return _some_modules(run, receiver, name, node, given, state, used=used)
         case SomeParameters():
             return _parameters_method(run, receiver, name, node, given, keywords, state)
+        case Object(allocation=Allocation(origin="loss")) if name in ("forward", "__call__"):
+            return _loss_of_module(run, receiver, node, given, keywords, state)
+        case Object(allocation=Allocation(origin="loss")) if not _is_inside(run, receiver):
+            if name in models.CHAINED or name in models.SWITCHES:
+                return [(state, receiver)]
+            found = expressions.attribute(run, receiver, name, state, node)
+            if isinstance(found, Criterion | Object):  # a loss in the module
+                return _called(run, found, node, given, keywords, state, used=used)
+            unknown = Unknown(run.symbol(node), origin="loss")
+            return _unknown_method(run, unknown, name, node, given, keywords, state)
         case Object() | ClassRef() | Table():
             found = expressions.attribute(run, receiver, name, state, node)
             if isinstance(receiver, Table) and name == "update" and isinstance(node.func, ast.Attribute):

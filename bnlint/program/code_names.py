@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection
 from types import CodeType
 from typing import Any
@@ -15,6 +16,7 @@ def names_in(code: CodeType) -> set[str]:
 
 def user_of(words: Collection[str], function: Any) -> Callable[..., Any] | None:
     """The function that uses one of some names: the given one, or one of its file that it uses in turn."""
+    function = inspect.unwrap(function)  # behind `@torch.no_grad()`
     names = names_in(function.__code__)
     if not names.isdisjoint(words):
         return function  # type: ignore[no-any-return]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bnlint.program import events, tensors
@@ -103,6 +104,8 @@ def unpacked(run: Interpreter, value: Value, targets: Sequence[ast.expr], node: 
             return [Unknown(run.symbol(node))] * count
     found = tensors.unpacked(value, count)
     if found is not None:
+        if starred is not None:  # how many it takes is not known
+            found[starred:] = [replace(part, outputs=frozenset()) if isinstance(part, Tensor) else part for part in found[starred:]]
         return found
     forwards = forwards_of(value)
     if forwards:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bnlint.program.events import Backward, Event, Forward, WeightsLoaded
+from bnlint.program.events import Backward, Event, Forward, WeightsLoaded, Where
+from bnlint.program.state import Mode
 from bnlint.program.models import FRAMEWORK_SETS
 from bnlint.program.values import Allocation, Batch, Tensor
 
@@ -171,6 +172,7 @@ class _Look:
             is_named = bool(_EVALUATES.fullmatch(name)) and not _NO_EVALUATION.fullmatch(name)
             evaluates = is_named or bool(self._held_out_loader(call))
             deliberate = not evaluates or _is_deliberate(call) or not self._program.layers(call.model).batch_norm
+            deliberate = deliberate and not is_left_over(mode, call.where, self._backward)
             if deliberate and function not in self._training and (function is not None or not self._backward):
                 return f"train() is called for it on line {getattr(mode.node, 'lineno', 1)}"
         return ""
@@ -233,6 +235,12 @@ def _name(call: Forward) -> str:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
     return ""
+
+
+def is_left_over(mode: Mode, where: Where, steps: Iterable[Backward]) -> bool:
+    """Whether a mode was set for training steps whose loop is over at a place."""
+    around = {loop for step in steps for loop in step.where.loops}
+    return any(loop in around and loop not in where.loops for loop in mode.loops)
 
 
 def happens_beside(call: Event, others: Iterable[Event]) -> bool:

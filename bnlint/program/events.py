@@ -163,13 +163,17 @@ class Converted(Event):
 
 @dataclass(frozen=True, eq=False)
 class LossComputed(Event):
-    """A loss of a prediction and a target."""
+    """A loss of a prediction and a target.
+
+    `is_certain` is False where a loss module of the program takes it only under a condition of its own.
+    """
 
     criterion: Criterion
     prediction: Value
     target: Value
     prediction_node: ast.AST | None = None
     target_node: ast.AST | None = None
+    is_certain: bool = True
 
 
 @dataclass(frozen=True, eq=False)

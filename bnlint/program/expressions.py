@@ -338,7 +338,7 @@ def store_item(run: Interpreter, receiver: ast.expr, target: ast.Subscript, foun
         case Table() if isinstance(key, str):
             made = Table((*(item for item in owner.parts if item[0] != key), (key, found)))
         case Tensor():
-            made = replace(owner, forwards=owner.forwards | forwards_of(found))
+            made = replace(owner, forwards=owner.forwards | forwards_of(found), outputs=frozenset())
         case Unknown():
             if not models_in(found):
                 return

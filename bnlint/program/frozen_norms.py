@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from bnlint.graph.layer import Layer
 
+_FOLLOWER = re.compile(r"(^|_)(target|teacher|momentum|ema|shadow)(_|$)|_[km]$", re.I)
 Included = Callable[[str, frozenset[str]], bool | None]
 
 
@@ -70,7 +72,11 @@ def frozen_by_themselves(
         return not parameters[name].requires_grad
 
     found = frozen_norms(layers, modules, is_frozen) or ()
-    return tuple(layer for layer in found if any(_freezes(type(modules[path])) for path in _around(layer.path)))
+    return tuple(
+        layer
+        for layer in found
+        if any(_freezes(type(modules[path])) for path in _around(layer.path)) and not _follows(layer.path, modules)
+    )
 
 
 def _around(path: str) -> Iterable[str]:
@@ -78,6 +84,24 @@ def _around(path: str) -> Iterable[str]:
     while path:
         path = path.rpartition(".")[0]
         yield path
+
+
+def _follows(path: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a layer is part of a network that follows another one: a target network, a momentum encoder."""
+    if any(map(_FOLLOWER.search, path.split("."))):
+        return True
+    functions = (
+        item
+        for around in _around(path)
+        for cls in type(modules[around]).__mro__
+        if cls.__module__.partition(".")[0] != "torch"
+        for item in vars(cls).values()
+        if hasattr(item, "__code__")
+    )
+    return any(
+        user_of(("parameters",), item) is not None and user_of(("copy_", "lerp_", "mul_"), item) is not None
+        for item in functions
+    )
 
 
 def _freezes(owner: type) -> bool:

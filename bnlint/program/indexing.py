@@ -8,7 +8,7 @@ from typing import Any
 
 from bnlint.program.shapes import Call, Shape, Sizes, TypedTensor, as_tensor, kept
 from bnlint.program.sizes import ONE, number, sliced
-from bnlint.program.values import NOTHING, Batch, Const, Items, Size, Tensor, Value, forwards_of
+from bnlint.program.values import NOTHING, Batch, Const, Items, Size, Tensor, Value, forwards_of, part_of
 
 
 def of_batch(batch: Batch, index: Sequence[Any], call: Call) -> Value:
@@ -34,6 +34,9 @@ def indexed(tensor: Tensor, index: Sequence[Any], call: Call) -> Tensor:
     for part in index:
         if not isinstance(part, tuple) and part is not Ellipsis:
             found = replace(found, forwards=found.forwards | forwards_of(part))
+    match list(index):
+        case [Const(data=int() | str() as key)] if tensor.sizes is None:  # a part, or its first row
+            return replace(found, outputs=part_of(tensor.outputs, key))
     return found
 
 

@@ -6,6 +6,7 @@ import ast
 
 from bnlint.diagnostic import Edit, Fix
 from bnlint.program.events import Export, Forward, Where
+from bnlint.source.definitions import dotted
 from bnlint.source.edits import fix_with
 from bnlint.source.file import SourceFile, display_path
 
@@ -59,6 +60,40 @@ def receiver_of(event: Forward | Export) -> str | None:
     ):
         return ast.unparse(expression)
     return None
+
+
+def handed_over(event: Forward | Export) -> tuple[str, str, ast.Call] | None:
+    """What the model of an event is called where a function gets it: its name there, the function and the call.
+
+    The outermost such call; None where the function around the event gets the model in another way.
+    """
+    where, name = _place(event), receiver_of(event)
+    found: tuple[str, str, ast.Call] | None = None
+    if len(where.calls) != len(where.functions):
+        return None
+    for function, call in zip(reversed(where.functions), reversed(where.calls), strict=True):
+        given = _given(function, call, name)
+        if given is None or dotted(given) is None:
+            break
+        assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        assert isinstance(call, ast.Call)
+        name = ast.unparse(given)
+        found = name, function.name, call
+    return found
+
+
+def _given(function: ast.AST, call: ast.AST, name: str | None) -> ast.expr | None:
+    """What a call passes for a parameter of a function; None for a default and for what is not one of them."""
+    if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or not isinstance(call, ast.Call):
+        return None
+    names = [item.arg for item in (*function.args.posonlyargs, *function.args.args)]
+    if names[:1] in (["self"], ["cls"]):
+        names = names[1:]
+    position = names.index(name) if name in names else len(call.args)
+    passed = [*call.args[: position + 1]]
+    if position < len(call.args) and not any(isinstance(item, ast.Starred) for item in passed):
+        return passed[position]
+    return next((item.value for item in call.keywords if item.arg == name), None)
 
 
 def _place(event: Forward | Export) -> Where:

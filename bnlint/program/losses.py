@@ -6,27 +6,20 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 from bnlint.diagnostic import Span
 from bnlint.program.shapes import as_tensor
 from bnlint.program.sizes import Multiple, certainly_differ, number, ratio, shown
-from bnlint.program.values import Allocation, Change, Size, Tensor
+from bnlint.program.values import Allocation, Change, ModelOutput, Size, Tensor
 from bnlint.training.names import loss_name
 
 if TYPE_CHECKING:
     from bnlint.program.events import Forward, LossComputed
 
-Place = tuple[int | str, ...]
-
 _SHORT = {"binary_cross_entropy": "bce", "binary_cross_entropy_with_logits": "bce_with_logits"}
 _STRICT = ("cross_entropy", "nll", "bce", "bce_with_logits", "multi_margin")  # raise for other rows
 _BROADCAST = ("mse", "l1", "smooth_l1", "huber", "kl_div", "poisson_nll")
-_RESHAPING = (  # methods that leave the values of a prediction as they are
-    *("squeeze", "unsqueeze", "view", "reshape", "flatten", "permute", "transpose"),
-    *("float", "double", "to", "cuda", "cpu", "contiguous", "clone"),
-)
 
 
 @dataclass(frozen=True)
@@ -76,14 +69,6 @@ def _words(size: Size, other: Size) -> str:
     if size.base and size.base == other.base and batch is not None:
         return f"at least {size.factor * batch}"
     return f"at least {shown(size)}"
-
-
-@dataclass(frozen=True, eq=False)
-class ModelOutput:
-    """What a model call returned, or the part of it at a place (indices and keys)."""
-
-    call: Forward
-    place: Place = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,25 +139,12 @@ class LossInput:
             return replace(found, kind="loaders", loaders=(one, other))
         return found
 
-    @cached_property
-    def output_of(self) -> ModelOutput | None:
-        """The model call whose result the prediction is as it stands, but for its shape; None for anything else."""
-        calls = {call.where.node: call for call in self.model_calls}
+    @property
+    def outputs(self) -> tuple[ModelOutput, ...]:
+        """The model outputs, one of which the prediction is as it stands, but for its shape; none for anything else."""
         if self.prediction is None or self.prediction.activation is not None:
-            return None
-        where = self.event.where
-        scope = where.functions[-1] if where.functions else where.module.source.tree
-        node, place = _unwrapped(self.event.prediction_node)
-        for _ in range(8):
-            if node in calls:
-                return ModelOutput(calls[node], place)
-            bound = _bindings(scope, node.id) if isinstance(node, ast.Name) else []
-            if len({(ast.unparse(value), part) for value, part in bound}) != 1:
-                return None
-            value = next((value for value, _ in bound if _unwrapped(value)[0] in calls), bound[0][0])
-            node, inner = _unwrapped(value)
-            place = (*inner, *bound[0][1], *place)
-        return None
+            return ()
+        return tuple(sorted(self.prediction.outputs, key=lambda item: (item.call.where.span.line, str(item.place))))
 
     @property
     def activation(self) -> str | None:
@@ -217,36 +189,6 @@ def _may_broadcast(prediction: Tensor, target: Tensor, rows: Size) -> bool:
     if prediction.sizes is not None and target.sizes is not None:
         return len(prediction.sizes) != len(target.sizes)
     return not all(item.loader is not None or (item.rows and item.rows.base) for item in (prediction, target))
-
-
-def _unwrapped(node: ast.AST | None) -> tuple[ast.AST | None, Place]:
-    """An expression less what changes its shape or type only, and the part of it that is taken."""
-    place: Place = ()
-    while True:
-        match node:
-            case ast.Call(func=ast.Attribute(value=inner, attr=name)) if name in _RESHAPING:
-                node = inner
-            case ast.Subscript(value=inner, slice=ast.Constant(value=int() | str() as key)):
-                node, place = inner, (key, *place)
-            case _:
-                return node, place
-
-
-def _bindings(scope: ast.AST, name: str) -> list[tuple[ast.expr, Place]]:
-    """What a name is bound to in a function, each with the part of it; none where a binding is no assignment."""
-    found: list[tuple[ast.expr, Place]] = []
-    for node in own_nodes(scope):
-        match node:
-            case ast.Assign(targets=[ast.Name(id=bound)], value=value) if bound == name:
-                found.append((value, ()))
-            case ast.Assign(targets=[ast.Tuple(elts=parts)], value=value):
-                found += [(value, (place,)) for place, part in enumerate(parts) if _is_name(part, name)]
-    stores = [item for item in own_nodes(scope) if _is_name(item, name) and not isinstance(item.ctx, ast.Load)]
-    return found if len(stores) == len(found) else []
-
-
-def _is_name(node: ast.AST, name: str) -> TypeGuard[ast.Name]:
-    return isinstance(node, ast.Name) and node.id == name
 
 
 def own_nodes(scope: ast.AST) -> Iterator[ast.AST]:

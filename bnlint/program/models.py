@@ -21,6 +21,7 @@ from bnlint.program.values import (
     Imported,
     Items,
     Model,
+    ModelOutput,
     SomeModules,
     SomeParameters,
     Symbol,
@@ -41,7 +42,7 @@ SWITCHES = ("train", "eval")
 _TRUNKS = re.compile(r"features?|backbone|encoder|body|trunk|layer[1-4]|blocks|(base|feature_extractor|cnn)(_\w+)?")
 _NORM_WORD = re.compile(r"norm|\bbn", re.I)
 # Methods that hand back the module that they are called on.
-_CHAINED = frozenset(
+CHAINED = frozenset(
     "to cuda cpu xpu float half double bfloat16 type share_memory to_empty requires_grad_ apply compile to_device".split()
 )
 _COLLECTIONS = {
@@ -456,7 +457,7 @@ def method(
         case "save" | "_save_for_lite_interpreter":  # of what torch.jit hands back
             run.emit(events.Saved(run.where(node), state.assumptions, model, "jit"))
             return [(state, Unknown())]
-    if name in _CHAINED:
+    if name in CHAINED:
         return [(state, model)]
     if name in _COLLECTIONS:
         kind = _COLLECTIONS[name]
@@ -534,7 +535,7 @@ def forward(
         )
     )
     made = tensors.model_output(given)
-    return replace(made, forwards=made.forwards | {event})
+    return replace(made, forwards=made.forwards | {event}, outputs=frozenset({ModelOutput(event)}))
 
 
 def _entered_at(run: Interpreter, model: Model) -> events.Where | None:

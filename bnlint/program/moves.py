@@ -23,7 +23,7 @@ from bnlint.program.shapes import (
     without,
 )
 from bnlint.program.sizes import ONE, Multiple, divided, number, plus, product, shown, size_of, times, total
-from bnlint.program.values import NOTHING, Const, Imported, Items, Size, Tensor, Value
+from bnlint.program.values import NOTHING, Const, Imported, Items, Size, Tensor, Value, outputs_of
 
 MOST_PARTS = 64  # pieces of a tensor that are told apart
 
@@ -299,7 +299,7 @@ def _function(call: Call) -> str:
 def _together(shape: Shape, tensors: list[Tensor], call: Call, words: str) -> Tensor:
     first = tensors[0]
     alike = all(item.activation == first.activation for item in tensors)
-    return made(
+    found = made(
         shape,
         tensors,
         call,
@@ -308,6 +308,7 @@ def _together(shape: Shape, tensors: list[Tensor], call: Call, words: str) -> Te
         activation_node=first.activation_node,
         integers=all(isinstance(item, TypedTensor) and item.integers for item in tensors),
     )
+    return replace(found, outputs=outputs_of(tensors))
 
 
 MOVES: dict[str, Callable[[Tensor, Call], Value | None]] = {

@@ -41,15 +41,15 @@ def own_evaluations(
     """The calls of `eval()` in the constructors of a captured model that set some of these layers."""
     found: dict[ast.Call, tuple[list[Layer], type, SourceFile, str]] = {}
     for layer in layers:
-        for owner in _owners(modules, layer.path):
-            place = _call_in_constructor(owner, read_source)
+        for module, owner in _owners(modules, layer.path):
+            place = None if _is_copy(module, owner) else _call_in_constructor(owner, read_source)
             if place is not None:
                 call, source, doubt = place
                 found.setdefault(call, ([], owner, source, doubt))[0].append(layer)
                 break
     made = []
     for call, (own, owner, source, doubt) in found.items():
-        around = [cls for layer in own for cls in _owners(modules, layer.path)]
+        around = [cls for layer in own for _, cls in _owners(modules, layer.path)]
         overriding = next((cls.__name__ for cls in around if "train" in vars(cls)), None)
         doubt = doubt or (f"{overriding} overrides train()" if overriding else "")
         is_lightning = any(cls.__name__ == "LightningModule" for item in around for cls in item.__mro__)
@@ -57,13 +57,20 @@ def own_evaluations(
     return tuple(made)
 
 
-def _owners(modules: Mapping[str, nn.Module], path: str) -> Iterator[type]:
-    """The classes of the modules around a module, the nearest first, without torch's and their frameworks' own."""
+def _owners(modules: Mapping[str, nn.Module], path: str) -> Iterator[tuple[nn.Module, type]]:
+    """The modules around a module with their classes, the nearest first, without torch's and their frameworks' own."""
     while path:
         path = path.rpartition(".")[0]
         for cls in type(modules[path]).__mro__:
             if cls.__module__.partition(".")[0] not in ("torch", "builtins", "lightning", "pytorch_lightning"):
-                yield cls
+                yield modules[path], cls
+
+
+def _is_copy(module: nn.Module, cls: type) -> bool:
+    """Whether a module only holds the copy of a model, as for its moving average, which no training switches."""
+    constructor = vars(cls).get("__init__")
+    code = getattr(constructor, "__code__", None)
+    return len(module._modules) == 1 and not module._parameters and code is not None and "deepcopy" in names_in(code)
 
 
 def _call_in_constructor(cls: type, read_source: ReadSource) -> tuple[ast.Call, SourceFile, str] | None:

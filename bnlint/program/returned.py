@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from bnlint.program.losses import ModelOutput, own_nodes
+from bnlint.program.losses import own_nodes
 from bnlint.program.methods import ACTIVATIONS
 from bnlint.program.module import Module
-from bnlint.program.values import ClassRef, Model
+from bnlint.program.values import ClassRef, Model, ModelOutput
 
 _PLAIN = ("view", "reshape", "flatten", "squeeze", "unsqueeze", "float", "contiguous")  # leave the values as they are
 

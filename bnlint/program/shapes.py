@@ -188,9 +188,9 @@ def _flat(values: Sequence[Value | None]) -> list[Value | None]:
 
 
 def kept(tensor: Tensor, shape: Shape, call: Call, words: str = "") -> Tensor:
-    """The same elements in another shape: an activation stays what it is."""
+    """The same elements in another shape: an activation and a model's output stay what they are."""
     integers = isinstance(tensor, TypedTensor) and tensor.integers
-    return made(
+    found = made(
         shape,
         [tensor],
         call,
@@ -199,6 +199,7 @@ def kept(tensor: Tensor, shape: Shape, call: Call, words: str = "") -> Tensor:
         activation_node=tensor.activation_node,
         integers=integers,
     )
+    return replace(found, outputs=tensor.outputs)
 
 
 def shape_of(tensor: Tensor) -> Shape:

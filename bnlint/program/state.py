@@ -143,8 +143,10 @@ def _joined(first: State, second: State) -> State:
             if key[1] == "":
                 made.modes[key] = one_mode or other  # type: ignore[assignment]  # built on one of the paths alone
             continue
-        same = one_mode.training == other.training
-        made.modes[key] = one_mode if same else Mode(None, why="it differs between the paths that lead here")
+        if one_mode.training == other.training:  # a call of train() says more than the construction
+            made.modes[key] = other if other.explicit and not one_mode.explicit else one_mode
+        else:
+            made.modes[key] = Mode(None, why="it differs between the paths that lead here")
     return made
 
 

@@ -30,6 +30,7 @@ from bnlint.program.values import (
     Value,
     forwards_of,
     joined,
+    part_of,
 )
 
 if TYPE_CHECKING:
@@ -226,9 +227,11 @@ def unpacked(value: Value, count: int) -> list[Value] | None:
         case ShapeOf(first=first):
             return [value_of(first), *[Unknown()] * (count - 1)]
         case Tensor(sizes=tuple(sizes), rows=Size() as rows) if rows.known == count:
-            return [replace(value, rows=sizes[1] if sizes[1:] else None, sizes=sizes[1:])] * count
-        case Tensor(forwards=forwards, loader=loader):
-            return [Tensor(forwards=forwards, loader=loader)] * count
+            row = replace(value, rows=sizes[1] if sizes[1:] else None, sizes=sizes[1:])
+            return [replace(row, outputs=part_of(value.outputs, number)) for number in range(count)]
+        case Tensor(forwards=forwards, loader=loader, outputs=outputs):
+            parts = [part_of(outputs, number) for number in range(count)]
+            return [Tensor(forwards=forwards, loader=loader, outputs=part) for part in parts]
     return None
 
 

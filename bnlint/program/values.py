@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -221,12 +222,28 @@ class Change:
     words: str  # "torch.cat of 2 tensors", "view(-1, 10)"
 
 
+Place = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What a model call returned, or the part of it at a place (indices and keys)."""
+
+    call: Forward
+    place: Place = ()
+
+    def part(self, key: int | str) -> ModelOutput:
+        return ModelOutput(self.call, (*self.place, key))
+
+
 @dataclass(frozen=True)
 class Tensor:
     """A tensor: the lengths of its axes as far as they are known, what computed it and what was done to it.
 
     `sizes` is None for an unknown rank; `rows` is the length of axis 0, known or not. `activation` is the last
     operation if that was one of softmax, log_softmax, sigmoid, logsigmoid (as a function or a layer): its name.
+    `outputs` are what model calls returned, one of which it is as it stands, but for its shape; empty where that is
+    not known or something was computed from it.
     """
 
     rows: Size | None = None
@@ -234,6 +251,7 @@ class Tensor:
     activation: str | None = None
     activation_node: ast.AST | None = field(default=None, compare=False)
     forwards: frozenset[Forward] = frozenset()  # the model calls that it was computed from
+    outputs: frozenset[ModelOutput] = frozenset()
     loader: Allocation | None = None  # the loader whose batch it is a part of, or was computed from alone
     changes: tuple[Change, ...] = ()
     parts: tuple[tuple[str, Value], ...] = ()  # of a batch that is a mapping or a tuple: nothing known
@@ -340,6 +358,17 @@ def joined_tensors(first: Tensor, second: Tensor) -> Tensor:
         activation=first.activation if first.activation == second.activation else None,
         activation_node=first.activation_node,
         forwards=first.forwards | second.forwards,
+        outputs=outputs_of((first, second)),
         loader=first.loader if first.loader is second.loader else None,
         changes=first.changes if same_rows else (),
     )
+
+
+def outputs_of(tensors: Sequence[Tensor]) -> frozenset[ModelOutput]:
+    """The model outputs that any of some tensors may be; none where one of them is something else."""
+    return frozenset().union(*(item.outputs for item in tensors)) if all(item.outputs for item in tensors) else frozenset()
+
+
+def part_of(outputs: frozenset[ModelOutput], key: int | str) -> frozenset[ModelOutput]:
+    """The parts of model outputs at an index or a key."""
+    return frozenset(item.part(key) for item in outputs)

@@ -285,6 +285,35 @@ if __name__ == "__main__":
             inputs=((3, 4, 4),),
             note="the only batch norm belongs to the head, which trains",
         ),
+        Valid(
+            """\
+import copy
+
+
+class Learner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.online = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+        self.slow = copy.deepcopy(self.online)
+        for parameter in self.slow.parameters():
+            parameter.requires_grad = False
+
+    @torch.no_grad()
+    def follow(self):
+        for own, other in zip(self.slow.parameters(), self.online.parameters()):
+            own.lerp_(other, 0.01)
+
+    def forward(self, x):
+        with torch.no_grad():
+            goal = self.slow(x)
+        return F.mse_loss(self.online(x), goal)
+
+
+model = Learner()
+""",
+            inputs=((4,),),
+            note="a momentum encoder follows another network, its statistics its batches",
+        ),
     )
     invalid = (
         Invalid(

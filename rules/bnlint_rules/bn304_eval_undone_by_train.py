@@ -261,6 +261,26 @@ for stage in ("warm-up", "full"):
 """,
             note="not checked: set again in each epoch of the first stage, and the second one trains them",
         ),
+        Valid(
+            """\
+import copy
+
+
+class Average(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.module = copy.deepcopy(network)
+        self.module.eval()
+
+    def forward(self, x):
+        return self.module(x)
+
+
+model = Average(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)))
+""",
+            inputs=((3, 4, 4),),
+            note="an average of another model: nothing trains it",
+        ),
     )
     invalid = (
         Invalid(

@@ -17,6 +17,7 @@ from bnlint.api import (
     Valid,
     events,
     happens_beside,
+    is_left_over,
     torch_version,
 )
 
@@ -401,7 +402,8 @@ prepared = prepare_fx(model, get_default_qconfig_mapping(), (torch.randn(1, 3, 4
             in_training = [event for event in group if event.mode.training]
             others = [event for event in group if not event.mode.training]
             doubt = self._doubt(context, in_training, others)
-            event = max(in_training or others, key=lambda item: item.mode.explicit)
+            certain = [event for event in in_training if happens_beside(event, others)]
+            event = max(certain or in_training or others, key=_shows)
             outcome = _outcome(context, event)
             if outcome == _FINE or doubt == "":
                 continue
@@ -423,10 +425,12 @@ prepared = prepare_fx(model, get_default_qconfig_mapping(), (torch.randn(1, 3, 4
         if any(event.norms is not None and event.norms.training is False for event in found):
             return "its norm layers are in evaluation mode"
         assert context.program is not None
-        trains = {item.where.functions[-1:] for item in context.program.of_kind(events.Backward)}
+        steps = context.program.of_kind(events.Backward)
+        trains = {item.where.functions[-1:] for item in steps}
         for event in found:
             function = event.mode.functions[-1:]
-            if event.mode.explicit and function == event.where.functions[-1:] and function not in trains:
+            is_own = event.mode.explicit and function == event.where.functions[-1:] and function not in trains
+            if is_own and not is_left_over(event.mode, event.where, steps):
                 return f"train() is called for it on line {getattr(event.mode.node, 'lineno', 1)}"
         is_sure = any(happens_beside(event, others) for event in found)
         return None if is_sure else "it depends on the options of the run"
@@ -450,6 +454,11 @@ prepared = prepare_fx(model, get_default_qconfig_mapping(), (torch.randn(1, 3, 4
             },
             fix=context.insert_call(event, "eval()", title=f"Call {name}.eval() before it is exported"),
         )
+
+
+def _shows(event: events.Export) -> tuple[bool, bool]:
+    """How well an export shows the fault: best after a train(), on a path on which every loop has a pass."""
+    return event.mode.explicit, not any(item.symbol.text.endswith(":empty") for item in event.assumptions)
 
 
 def _outcome(context: Context, event: events.Export) -> _Outcome:

@@ -245,7 +245,8 @@ def main():
 if __name__ == "__main__":
     main()
 """,
-            message="those of the copy on line 19",
+            message="ema, which evaluate() gets on line 25, is called in evaluation mode on line 13, but only its "
+            "parameters are averaged: the running statistics of its 1 batch norm stay those of the copy on line 19",
             note="functions",
         ),
         Invalid(
@@ -342,8 +343,14 @@ for step in range(100):
     ) -> Diagnostic:
         line, built = use.where.span.line, event.target.allocation
         name = "the averaged model" if isinstance(use, events.Saved) else context.name_in(use)
+        handed = None if isinstance(use, events.Saved) else context.handed_over(use)
+        shown, given = name, ()
+        if handed is not None:
+            name, function, call = handed
+            place = "" if call.path == use.where.span.path else f" of {call.path}"
+            shown, given = f"{name}, which {function}() gets on line {call.line}{place},", ((call, f"{name} is handed over here"),)
         what = "saved" if isinstance(use, events.Saved) else "exported" if isinstance(use, events.Export) else "called"
-        done = f"{name} is {what}{' in evaluation mode' * (what == 'called')} on line {line}"
+        done = f"{shown} is {what}{' in evaluation mode' * (what == 'called')} on line {line}"
         layers = context.mode_dependent(event.target)
         number = layers.batch_norms
         norms = "its batch norms" if number is None else f"its {number} batch norm{'s' * (number > 1)}"
@@ -354,7 +361,7 @@ for step in range(100):
                 f"{done} without update_bn: the running statistics of {norms} are those of the live model at the last "
                 f"update_parameters(), not of the average",
                 module=layers.module,
-                related=((use.where.span, f"it is {what} here"),),
+                related=(*given, (use.where.span, f"it is {what} here")),
                 data=data,
                 fix=Fix(
                     f"Call torch.optim.swa_utils.update_bn(loader, model) before it is {what}, or set use_buffers=True"
@@ -366,7 +373,11 @@ for step in range(100):
             use.where.span,
             f"{done}, but only its parameters are averaged: the running statistics of {norms} stay those of {kept}",
             module=layers.module,
-            related=((event.where.span, "its parameters are averaged here"), (made, "its buffers are from here")),
+            related=(
+                *given,
+                (event.where.span, "its parameters are averaged here"),
+                (made, "its buffers are from here"),
+            ),
             data=data,
             fix=Fix(
                 "Copy the buffers where the parameters are averaged: kept.copy_(buffer) over both models' buffers()"

@@ -302,8 +302,10 @@ def main(data):
             if found is None:
                 continue
             seen.add(item.span)
-            if rows is None:
-                place = f"{item.span.path}:{item.span.line}"
+            place = f"{item.span.path}:{item.span.line}"
+            if not item.event.is_certain:
+                yield self.not_checked(f"{place}: whether its module takes this loss is not known")
+            elif rows is None:
                 yield self.not_checked(f"{place}: how many rows the model makes of each sample is not known")
             else:
                 yield self._finding(item, found, context)

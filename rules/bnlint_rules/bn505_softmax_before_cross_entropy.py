@@ -362,34 +362,53 @@ for x, y in []:
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
         if context.program is not None:
             seen: set[Span] = set()
+            undecided: dict[Span, NotChecked] = {}
             for item in loss_inputs(context.program.losses):
-                if item.criterion in REFUSED and item.span not in seen:
-                    found = list(self._of_script(item, context))
-                    seen |= {item.span} if found else set()
-                    yield from found
+                if item.criterion not in REFUSED or item.span in seen:
+                    continue
+                found = self._of_script(item, context)
+                if isinstance(found, Diagnostic):
+                    seen.add(item.span)
+                    yield found
+                elif found is not None:
+                    undecided[item.span] = found
+            yield from (reason for span, reason in undecided.items() if span not in seen)
         elif context.has_model and not _is_of_script(context):
             yield from self._of_configuration(context)
 
-    def _of_script(self, item: LossInput, context: Context) -> Iterator[Diagnostic]:
+    def _of_script(self, item: LossInput, context: Context) -> Diagnostic | NotChecked | None:
         """A criterion that the script calls, on what it made itself or on what a model returned."""
         refused, why = REFUSED[item.criterion]
         name = item.event.criterion.name
+        place = f"{item.span.path}:{item.span.line}"
         if item.activation is not None:
             if item.activation not in refused:
-                return
+                return None
+            if not item.event.is_certain:
+                return self.not_checked(f"{place}: whether its module takes this loss is not known")
             span = item.activation_span
-            place = "" if span is None else f" on line {span.line}"
-            yield self.diagnostic(
+            line = "" if span is None else f" on line {span.line}"
+            return self.diagnostic(
                 item.span,
-                f"{name} gets the output of {item.activation}{place}, {why}{_bound(item.criterion, None)}",
+                f"{name} gets the output of {item.activation}{line}, {why}{_bound(item.criterion, None)}",
                 related=() if span is None else ((span, item.activation),),
                 data={"loss": item.criterion, "activation": item.activation, "classes": None},
                 fix=Fix(ADVICE[item.criterion].format(item.activation)),
             )
-            return
-        output = None if item.output_of is None else _output_of_call(item.output_of, context)
-        if output is not None and (output.name in refused or (item.criterion == "bce" and output.name == "linear")):
-            yield self._of_model(item.criterion, name, output, item.span)
+        outputs = [_output_of_call(output, context) for output in item.outputs]
+        unwanted = (*refused, *(("linear",) if item.criterion == "bce" else ()))
+        faulty = [output for output in outputs if output is not None and output.name in unwanted]
+        if not faulty:
+            return None
+        if not item.event.is_certain:
+            return self.not_checked(f"{place}: whether its module takes this loss is not known")
+        if len(faulty) < len(outputs):
+            what = "a linear layer" if faulty[0].name == "linear" else faulty[0].name
+            return self.not_checked(
+                f"{place}: the prediction may come from {len(outputs)} model calls, of which {len(faulty)} "
+                f"return{'s' * (len(faulty) == 1)} the output of {what}"
+            )
+        return self._of_model(item.criterion, name, faulty[0], item.span)
 
     def _of_configuration(self, context: Context) -> Iterator[Diagnostic]:
         """A criterion that a training file states, on what the model returns."""

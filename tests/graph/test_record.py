@@ -170,6 +170,12 @@ def test_lazy_modules_take_their_sizes_from_the_first_pass() -> None:
     assert capture.graph(2).output == (2, 8, 6, 6)
 
 
+def test_lazy_norms_are_tried_with_inputs_that_nobody_states() -> None:
+    capture = captured(lambda: nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU()))
+    assert capture.inputs is not None
+    assert [layer.num_features for layer in capture.layers] == [8]
+
+
 def test_parametrized_and_weight_normalised_layers_stay_leaves() -> None:
     def make() -> nn.Module:
         return nn.Sequential(
