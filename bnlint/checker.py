@@ -178,7 +178,7 @@ def _unused_step(spec: str, options: Options, seen: _SeenFile) -> list[NotChecke
     file, own = None if options.step is None else split_file(options.step), split_file(spec)
     if file is None or own is None or seen.stepped or Path(file[0]).resolve() != Path(own[0]).resolve():
         return []
-    reason = f"the training step {options.step} names no model of this file: name its model in [[targets]], or in the step"
+    reason = f"the training step {options.step} is that of no model of this file: name its model in [[targets]]"
     return [NotChecked("BN902", reason)]
 
 

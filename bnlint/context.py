@@ -129,7 +129,8 @@ class Context:
         place = allocation.module.span(allocation.node)
         for context in self.models:
             span = context.span_of("")
-            if span is not None and span.path == place.path and place.line <= span.line <= (place.end_line or place.line):
+            is_in = span is not None and span.path == place.path
+            if span is not None and is_in and place.line <= span.line <= (place.end_line or place.line):
                 return context
         if allocation.cls is None:
             return None
@@ -162,12 +163,7 @@ class Context:
         """
         from bnlint.program.insertion import handed_over
 
-        found = handed_over(event)
-        sources = (event.where.module.source, *(() if self.program is None else (self.program.source,)))
-        for source in sources if found is not None else ():
-            if any(item is found[2] for item in ast.walk(source.tree)):
-                return found[0], found[1], source.span_of(found[2])
-        return None
+        return None if self.program is None else handed_over(event, self.program.source)
 
     def insert_call(self, call: Forward | Export, method: str, *, title: str, loop: ast.AST | None = None) -> Fix:
         """A fix that calls a method of a model (`eval()`) before the block in which the script calls or exports it.
@@ -225,7 +221,7 @@ class Context:
 
     @property
     def reached_modules(self) -> dict[str, nn.Module]:
-        """The modules without the leaves that no forward calls; all of them where the forward was not recorded in full."""
+        """The modules less the leaves that no forward calls; all of them where it was not recorded in full."""
         graph = self.graph()
         if graph.step == "modules" or graph.coverage < 1 or graph.error is not None:
             return self.modules

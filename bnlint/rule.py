@@ -58,7 +58,8 @@ class Rule:
     The first docstring line is a fact in plain English; the sections `## Why it matters`, `## Fix safety` and
     `## References` follow. `needs` names what the rule must see: "graph" (the traced graph), "modules" (the module
     tree), a field of the training facts as "training.batch_size", or "script" (what a script does: such a rule is run
-    once for a file, and finds its models in `context.models`). One that needs nothing is run both ways. A rule whose needs are unmet is not run and
+    once for a file, and finds its models in `context.models`). One that needs nothing is run both ways. A rule whose
+    needs are unmet is not run and
     the run says so.
     """
 

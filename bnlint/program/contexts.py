@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bnlint.program import calls, expressions, models
+from bnlint.program import expressions, functions, models
 from bnlint.program.state import State, meet
 from bnlint.program.values import Function, Imported, Object, Value
 from bnlint.source.definitions import last_name
@@ -161,9 +161,9 @@ def _managed(
             return [early[0]]
         return made.normal
 
-    arguments, keywords = calls.arguments(run, node, state)
+    arguments, keywords = functions.arguments(run, node, state)
     run.yields.append(body)
-    reached = calls.invoke(run, function, arguments, keywords, state, node, as_context=True)
+    reached = functions.invoke(run, function, arguments, keywords, state, node, as_context=True)
     run.yields.pop()
     flow = Flow([item_state for item_state, _ in reached])
     if not left.returned and not left.broken and not left.continued:
@@ -184,18 +184,18 @@ def _object(run: Interpreter, manager: Object, node: ast.expr, state: State, ins
     entering, leaving = run.classes.method(cls, "__enter__"), run.classes.method(cls, "__exit__")
     if entering is None or leaving is None:
         return inside(state)
-    states = [reached for reached, _ in calls.invoke_bound(run, entering, manager, state, node)]
+    states = [reached for reached, _ in functions.invoke_bound(run, entering, manager, state, node)]
     from bnlint.program.interpreter import Flow
 
     flow = Flow()
     for entered in states:
         made = inside(entered)
         for reached in made.normal:
-            flow.normal += [item for item, _ in calls.invoke_bound(run, leaving, manager, reached, node)]
+            flow.normal += [item for item, _ in functions.invoke_bound(run, leaving, manager, reached, node)]
         for reached, value in made.returned:
-            flow.returned += [(item, value) for item, _ in calls.invoke_bound(run, leaving, manager, reached, node)]
+            flow.returned += [(item, value) for item, _ in functions.invoke_bound(run, leaving, manager, reached, node)]
         for reached in made.broken:
-            flow.broken += [item for item, _ in calls.invoke_bound(run, leaving, manager, reached, node)]
+            flow.broken += [item for item, _ in functions.invoke_bound(run, leaving, manager, reached, node)]
         for reached in made.continued:
-            flow.continued += [item for item, _ in calls.invoke_bound(run, leaving, manager, reached, node)]
+            flow.continued += [item for item, _ in functions.invoke_bound(run, leaving, manager, reached, node)]
     return flow

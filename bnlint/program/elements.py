@@ -104,9 +104,11 @@ def unpacked(run: Interpreter, value: Value, targets: Sequence[ast.expr], node: 
             return [Unknown(run.symbol(node))] * count
     found = tensors.unpacked(value, count)
     if found is not None:
-        if starred is not None:  # how many it takes is not known
-            found[starred:] = [replace(part, outputs=frozenset()) if isinstance(part, Tensor) else part for part in found[starred:]]
-        return found
+        if starred is None:
+            return found
+        # How many the starred target takes is not known.
+        rest = [replace(part, outputs=frozenset()) if isinstance(part, Tensor) else part for part in found[starred:]]
+        return [*found[:starred], *rest]
     forwards = forwards_of(value)
     if forwards:
         return [Tensor(forwards=forwards)] * count

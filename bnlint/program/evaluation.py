@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bnlint.program.events import Backward, Event, Forward, WeightsLoaded, Where
-from bnlint.program.state import Mode
 from bnlint.program.models import FRAMEWORK_SETS
+from bnlint.program.state import Mode
 from bnlint.program.values import Allocation, Batch, Tensor
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ _ACTS = re.compile(r"_?(select|choose|get|sample|take|pick)?_?(greedy_)?actions?
 _HELD_OUT = re.compile(r"(^|_)(val|valid|validation|test|eval|dev|holdout)(_|\d|$)", re.I)
 _MODE_ARGUMENTS = ("training", "train", "is_training", "is_train", "mode", "phase", "deterministic", "inference")
 _DELIBERATE = re.compile(
-    r"dropout|(^|[ _])mc([ _]|$)|monte|bayes|uncertain|(?<!cross_)entropy|variance|adapt|tent|\btta|calibrat|recompute|statistic|warm",
+    r"dropout|(^|[ _])mc([ _]|$)|monte|bayes|uncertain|(?<!cross_)entropy|variance|adapt|tent|\btta|calibrat|"
+    r"recompute|statistic|warm",
     re.I,
 )
 _HELD_OUT_LOADER = re.compile(r"(^|_)(val|valid|validation|test|eval|dev|holdout)(_|\d|$|data|loader)", re.I)

@@ -138,7 +138,7 @@ class Export(Event):
 
 @dataclass(frozen=True, eq=False)
 class Saved(Event):
-    """A model that is written to a file: "state" (its state alone), "pickle", "jit" (as torch.jit or a converter does)."""
+    """A model that is written to a file: "state" (its state alone), "pickle", "jit" (torch.jit, a converter)."""
 
     model: Model
     kind: str

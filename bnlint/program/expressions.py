@@ -126,14 +126,14 @@ def value(run: Interpreter, node: ast.expr, state: State) -> Value:
         case ast.Lambda():
             run.frame.closes = True
             return Function(node, run.module, run.frame.number)
-        case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
-            return _comprehension(run, node, node.elt, state)
+        case ast.ListComp(elt=element) | ast.SetComp(elt=element) | ast.GeneratorExp(elt=element):
+            return _comprehension(run, node, element, state)
         case ast.DictComp():
             return _phases(run, node, state) or _comprehension(run, node, node.value, state)
         case ast.JoinedStr() | ast.FormattedValue():
-            for item in ast.iter_child_nodes(node):
-                if isinstance(item, ast.FormattedValue):
-                    value(run, item.value, state)
+            for part in ast.iter_child_nodes(node):
+                if isinstance(part, ast.FormattedValue):
+                    value(run, part.value, state)
             return Unknown(run.symbol(node))
         case ast.Yield(value=inner) | ast.YieldFrom(value=inner):
             if inner is not None:
@@ -225,9 +225,10 @@ def _comprehension(run: Interpreter, node: ast.expr, element: ast.expr, state: S
     made = value(run, element, state)
     run.loops.pop()
     known = iterables[0]
-    if len(iterables) == 1 and isinstance(known, Items) and not isinstance(known, elements.Zipped):
-        if not any(generator.ifs for generator in node.generators):
-            return Items((made,) * len(known.parts)) if len(known.parts) <= 16 else _many(run, made, node)
+    is_literal = isinstance(known, Items) and not isinstance(known, elements.Zipped) and len(iterables) == 1
+    is_whole = is_literal and not any(generator.ifs for generator in node.generators)
+    if is_whole and isinstance(known, Items) and len(known.parts) <= 16:
+        return Items((made,) * len(known.parts))
     return _many(run, made, node)
 
 
@@ -378,7 +379,7 @@ def _subscript(run: Interpreter, receiver: Value, index: ast.expr, state: State,
             return receiver
         case Model(), _:
             return SomeModules(receiver, some=True)
-        case Unknown(symbol=Symbol() as symbol, models=held), ast.Constant(value=key):
+        case Unknown(symbol=Symbol() as symbol, models=held), ast.Constant(value=str() | int() as key):
             stored = state.variables.get((-1, f"{symbol.text}.{key}"))
             return stored or Unknown(Symbol(f"{symbol.text}.{key}", symbol.varies), held)
     if isinstance(receiver, Tensor | Batch | Items | Size):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from bnlint.diagnostic import Edit, Fix
+from bnlint.diagnostic import Edit, Fix, Span
 from bnlint.program.events import Export, Forward, Where
 from bnlint.source.definitions import dotted
 from bnlint.source.edits import fix_with
@@ -62,13 +62,14 @@ def receiver_of(event: Forward | Export) -> str | None:
     return None
 
 
-def handed_over(event: Forward | Export) -> tuple[str, str, ast.Call] | None:
+def handed_over(event: Forward | Export, script: SourceFile) -> tuple[str, str, Span] | None:
     """What the model of an event is called where a function gets it: its name there, the function and the call.
 
-    The outermost such call; None where the function around the event gets the model in another way.
+    The outermost such call; None where the function around the event gets the model in another way, or in a file
+    that is neither its own nor the script.
     """
     where, name = _place(event), receiver_of(event)
-    found: tuple[str, str, ast.Call] | None = None
+    found: tuple[str, ast.Call] | None = None
     if len(where.calls) != len(where.functions):
         return None
     for function, call in zip(reversed(where.functions), reversed(where.calls), strict=True):
@@ -78,8 +79,13 @@ def handed_over(event: Forward | Export) -> tuple[str, str, ast.Call] | None:
         assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         assert isinstance(call, ast.Call)
         name = ast.unparse(given)
-        found = name, function.name, call
-    return found
+        found = function.name, call
+    if name is None or found is None:
+        return None
+    entered, outermost = found
+    holding = (item for item in (where.module.source, script) if any(node is outermost for node in ast.walk(item.tree)))
+    source = next(holding, None)
+    return None if source is None else (name, entered, source.span_of(outermost))
 
 
 def _given(function: ast.AST, call: ast.AST, name: str | None) -> ast.expr | None:

@@ -491,7 +491,11 @@ class Interpreter:
     def _for(self, node: ast.For | ast.AsyncFor, state: State) -> Flow:
         iterable = expressions.value(self, node.iter, state)
         elements.note_use(self, iterable, node)
-        if isinstance(iterable, Items) and not isinstance(iterable, elements.Zipped) and 0 < len(iterable.parts) <= MOST_UNROLLED:
+        if (
+            isinstance(iterable, Items)
+            and not isinstance(iterable, elements.Zipped)
+            and 0 < len(iterable.parts) <= MOST_UNROLLED
+        ):
             return self._unrolled(node, iterable.parts, state)
 
         def enter(entering: State) -> None:

@@ -33,7 +33,9 @@ _MODELS = re.compile(
     r"efficientnet_pytorch\.EfficientNet\.(from_pretrained|from_name)|pretrainedmodels\.(?P<cad>\w+)"
 )
 _ACTIVATION = re.compile(r"torch\.nn(\.modules\.\w+)?\.(?P<name>Softmax|Softmax2d|LogSoftmax|Sigmoid|LogSigmoid)")
-_MIXERS = re.compile(r"torchvision\.transforms\.v2\.(\w+\.)*(MixUp|CutMix|RandomChoice)|timm\.data(\.\w+)*\.(Mixup|FastCollateMixup)")
+_MIXERS = re.compile(
+    r"torchvision\.transforms\.v2\.(\w+\.)*(MixUp|CutMix|RandomChoice)|timm\.data(\.\w+)*\.(Mixup|FastCollateMixup)"
+)
 _CONTAINERS = re.compile(r"torch\.nn(\.modules\.\w+)?\.(Sequential|ModuleList|ModuleDict|Module)")
 _LOSS = re.compile(
     r"torch\.nn(\.modules\.loss)?\.(?P<cls>\w+Loss)|torch\.nn\.functional\.(?P<function>\w+_loss|cross_entropy|"
@@ -41,6 +43,15 @@ _LOSS = re.compile(
 )
 _HUGGING_FACE = re.compile(r"transformers\.(\w+\.)*(AutoModel\w*|\w+Model|\w+For[A-Z]\w+)\.from_(pretrained|config)")
 _DIFFUSERS = re.compile(r"diffusers\.(\w+\.)*\w+\.from_pretrained")
+# Functions of libraries that leave the modes of models as they are.
+_HARMLESS = re.compile(
+    r"(torch|torchvision|numpy|wandb|tensorboardX|thop|ptflops|fvcore|torchsummary|torchinfo|os|sys|math|copy|logging|"
+    r"json|pickle|time|random|matplotlib|PIL|cv2|tqdm|collections|functools|itertools|timm\.(utils|optim|scheduler|loss)|apex\.optimizers|"
+    r"transformers\.(get_\w+|\w*Tokenizer\w*|\w*optim\w*)|torchmetrics|torch_optimizer|builtins|accelerate|horovod|einops|"
+    r"deepspeed|mlflow|visdom|tensorboard|peft|bitsandbytes|rich)(\..*)?|"
+    r"print|len|id|type|isinstance|hasattr|callable|str|repr|dir|vars|sum|any|all|count_\w+|\w*param\w*|\w*flops\w*|"
+    r"(get|build|make|create|configure)_\w*(optim|sched|param|logger|criterion|loss)\w*|save\w*|log\w*|\w*_log|\w*summary|info|debug"
+)
 _TRAINERS = (
     ("lightning", re.compile(r"(pytorch_lightning|lightning(\.pytorch)?|pl)\.(\w+\.)*Trainer")),
     ("transformers", re.compile(r"(transformers|trl|sentence_transformers)\.(\w+\.)*\w*Trainer")),
@@ -89,7 +100,34 @@ def layers_of(origin: str, call: ast.Call | None) -> Layers | None:
 
 
 _NO_LAYERS = frozenset(
-    ["torch", "torchvision", "numpy", "math", "os", "sys", "typing", "collections", "functools", "itertools", "abc", "dataclasses", "copy", "re", "warnings", "logging", "einops", "json", "enum", "time", "random", "pathlib", "inspect", "contextlib", "operator", "argparse"]
+    [
+        "torch",
+        "torchvision",
+        "numpy",
+        "math",
+        "os",
+        "sys",
+        "typing",
+        "collections",
+        "functools",
+        "itertools",
+        "abc",
+        "dataclasses",
+        "copy",
+        "re",
+        "warnings",
+        "logging",
+        "einops",
+        "json",
+        "enum",
+        "time",
+        "random",
+        "pathlib",
+        "inspect",
+        "contextlib",
+        "operator",
+        "argparse",
+    ]
 )
 
 
@@ -184,3 +222,8 @@ def activation(origin: str) -> str:
 def mixes(origin: str) -> bool:
     """Whether a class mixes the samples of a batch and their labels when it is called."""
     return bool(_MIXERS.fullmatch(origin))
+
+
+def leaves_modes(name: str) -> bool:
+    """Whether a function, by its full or its last name, leaves the modes of the models that it is given."""
+    return bool(_HARMLESS.fullmatch(name))

@@ -19,18 +19,15 @@ from bnlint.program.values import (
     Criterion,
     Function,
     Imported,
-    Items,
     Model,
     ModelOutput,
     SomeModules,
     SomeParameters,
     Symbol,
-    Tensor,
     Unknown,
     Value,
     models_in,
 )
-from bnlint.source.definitions import Function as FunctionNode
 from bnlint.source.definitions import is_model_name, last_name
 
 if TYPE_CHECKING:
@@ -43,7 +40,23 @@ _TRUNKS = re.compile(r"features?|backbone|encoder|body|trunk|layer[1-4]|blocks|(
 _NORM_WORD = re.compile(r"norm|\bbn", re.I)
 # Methods that hand back the module that they are called on.
 CHAINED = frozenset(
-    "to cuda cpu xpu float half double bfloat16 type share_memory to_empty requires_grad_ apply compile to_device".split()
+    [
+        "to",
+        "cuda",
+        "cpu",
+        "xpu",
+        "float",
+        "half",
+        "double",
+        "bfloat16",
+        "type",
+        "share_memory",
+        "to_empty",
+        "requires_grad_",
+        "apply",
+        "compile",
+        "to_device",
+    ]
 )
 _COLLECTIONS = {
     "parameters": "parameters",
@@ -55,7 +68,7 @@ _COLLECTIONS = {
     "children": "modules",
     "named_children": "modules",
 }
-_FORWARDS = frozenset("__call__ forward forward_features forward_head extract_features".split())
+_FORWARDS = frozenset(["__call__", "forward", "forward_features", "forward_head", "extract_features"])
 _PARTS = re.compile(
     r"(features|classifier|fc|head|backbone|encoder\w*|decoder\w*|neck|layer\d+|conv\d*|bn\d*|net\w*|model|body|stem|trunk|"
     r"embed\w*|projector|predictor|actor|critic|generator|discriminator)"
@@ -230,7 +243,9 @@ def _set_up(run: Interpreter, allocation: Allocation, cls: ClassRef, state: Stat
         match item:
             case ast.For(target=ast.Name(id=name), iter=ast.Call(func=ast.Attribute(value=owner, attr="modules"))):
                 found = _norms_in_evaluation(item, name, owner)
-            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Attribute() as part, attr="eval"), args=[]) as call):
+            case ast.Expr(
+                value=ast.Call(func=ast.Attribute(value=ast.Attribute() as part, attr="eval"), args=[]) as call
+            ):
                 found = ast.unparse(part), call
         if found is not None and found[0].startswith("self") and "(" not in found[0] and "[" not in found[0]:
             where = replace(run.mode(False, found[1], explicit=True), module=constructor.module)
@@ -490,12 +505,12 @@ def _applied(
     run: Interpreter, model: Model, arguments: Sequence[Value], node: ast.Call, state: State
 ) -> list[tuple[State, Value]]:
     """`model.apply(function)`: the function gets each of its modules."""
-    from bnlint.program import calls
+    from bnlint.program import functions
 
     function = arguments[0] if arguments else None
     if not isinstance(function, Function):
         return [(state, model)]
-    made = calls.invoke(run, function, [SomeModules(model)], {}, state, node)
+    made = functions.invoke(run, function, [SomeModules(model)], {}, state, node)
     return [(reached, model) for reached, _ in made]
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from bnlint.program import calls, events, library, models
+from bnlint.program import events, functions, library, models
 from bnlint.program.classes import Layers
 from bnlint.program.evaluation import Evaluation, evaluations
 from bnlint.program.interpreter import Exhausted, Interpreter
@@ -136,7 +136,7 @@ def _run_uncalled(run: Interpreter, end: State) -> None:
                 continue
             owner, state = _instance(run, function.owner, state, objects)
             function = replace(function, bound=owner)
-        calls.invoke(run, function, [], {}, state, node)
+        functions.invoke(run, function, [], {}, state, node)
 
 
 def _instance(
@@ -154,7 +154,7 @@ def _instance(
             made = Object(allocation)
             constructor = run.classes.method(cls, "__init__")
             if constructor is not None:
-                reached = calls.invoke(run, replace(constructor, bound=made), [], {}, state, cls.node)
+                reached = functions.invoke(run, replace(constructor, bound=made), [], {}, state, cls.node)
                 if reached:
                     state = reached[0][0]
             objects[cls.node] = made, state

@@ -230,8 +230,9 @@ def unpacked(value: Value, count: int) -> list[Value] | None:
             row = replace(value, rows=sizes[1] if sizes[1:] else None, sizes=sizes[1:])
             return [replace(row, outputs=part_of(value.outputs, number)) for number in range(count)]
         case Tensor(forwards=forwards, loader=loader, outputs=outputs):
-            parts = [part_of(outputs, number) for number in range(count)]
-            return [Tensor(forwards=forwards, loader=loader, outputs=part) for part in parts]
+            return [
+                Tensor(forwards=forwards, loader=loader, outputs=part_of(outputs, number)) for number in range(count)
+            ]
     return None
 
 

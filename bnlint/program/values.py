@@ -366,7 +366,8 @@ def joined_tensors(first: Tensor, second: Tensor) -> Tensor:
 
 def outputs_of(tensors: Sequence[Tensor]) -> frozenset[ModelOutput]:
     """The model outputs that any of some tensors may be; none where one of them is something else."""
-    return frozenset().union(*(item.outputs for item in tensors)) if all(item.outputs for item in tensors) else frozenset()
+    found = [item.outputs for item in tensors]
+    return frozenset().union(*found) if all(found) else frozenset()
 
 
 def part_of(outputs: frozenset[ModelOutput], key: int | str) -> frozenset[ModelOutput]:

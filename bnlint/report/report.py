@@ -14,7 +14,8 @@ class TargetResult:
     """What became of one target.
 
     `status` is "traced" (the whole forward was recorded), "partial" (a part of it), "modules" (only the module tree
-    was read), "configuration" (a training file, whose facts were checked), "script" (what a script does) or "failed" (not imported or not built).
+    was read), "configuration" (a training file, whose facts were checked), "script" (what a script does) or
+    "failed" (not imported or not built).
     `step` says which step of the capture ladder was reached, `inputs` the traced input shapes with the batch axis,
     `assumed_inputs` whether bnlint chose them. `notes` are sentences for the reader: what was assumed, weights that
     were not loaded. `data` is what `graph` and `norms` show.

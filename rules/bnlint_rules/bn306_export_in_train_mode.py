@@ -390,6 +390,27 @@ prepared = prepare_fx(model, get_default_qconfig_mapping(), (torch.randn(1, 3, 4
             message="Fusion only for eval!",
             note="post-training quantisation",
         ),
+        Invalid(
+            """\
+def epoch(model, optimizer):
+    F.cross_entropy(model(torch.randn(16, 4)), torch.zeros(16).long()).backward()
+    optimizer.step()
+
+
+def main(epochs):
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(epochs):
+        model.train()
+        epoch(model, optimizer)
+    torch.jit.trace(model, torch.randn(2, 4)).save("model.pt")
+
+
+main(3)
+""",
+            message="train() is called on line 11",
+            note="said of the path with epochs, not of that with none",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Valid, events
+from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Span, Valid, events
 
 # Ways to bring the buffers along that are not followed.
 _BUFFERS = re.compile(
@@ -245,7 +245,7 @@ def main():
 if __name__ == "__main__":
     main()
 """,
-            message="ema, which evaluate() gets on line 25, is called in evaluation mode on line 13, but only its "
+            message="ema, which evaluate() gets on line 25, is called in evaluation mode on line 14, but only its "
             "parameters are averaged: the running statistics of its 1 batch norm stay those of the copy on line 19",
             note="functions",
         ),
@@ -344,11 +344,12 @@ for step in range(100):
         line, built = use.where.span.line, event.target.allocation
         name = "the averaged model" if isinstance(use, events.Saved) else context.name_in(use)
         handed = None if isinstance(use, events.Saved) else context.handed_over(use)
-        shown, given = name, ()
+        shown, given = name, list[tuple[Span, str]]()
         if handed is not None:
             name, function, call = handed
             place = "" if call.path == use.where.span.path else f" of {call.path}"
-            shown, given = f"{name}, which {function}() gets on line {call.line}{place},", ((call, f"{name} is handed over here"),)
+            shown = f"{name}, which {function}() gets on line {call.line}{place},"
+            given = [(call, f"{name} is handed over here")]
         what = "saved" if isinstance(use, events.Saved) else "exported" if isinstance(use, events.Export) else "called"
         done = f"{shown} is {what}{' in evaluation mode' * (what == 'called')} on line {line}"
         layers = context.mode_dependent(event.target)

@@ -682,7 +682,7 @@ GRADIENTS = {
     "several items": "with open('x') as file, torch.no_grad():\n    model(x)  # off\n",
     "through a function": "def run():\n    return model(x)  # off\n\nwith torch.no_grad():\n    run()\n",
     "by another name": "from torch import no_grad as off\nwith off():\n    model(x)  # off\n",
-    "either": "import contextlib\nwith torch.no_grad() if args.fast else contextlib.nullcontext():\n    model(x)  # both\n",
+    "either": "from contextlib import nullcontext\nwith torch.no_grad() if a else nullcontext():\n    model(x)  # both\n",
 }
 
 
@@ -694,7 +694,7 @@ def test_gradients_at_each_call(name: str, tmp_path: Path) -> None:
     for call in program(text, tmp_path).forwards:
         found.setdefault(call.where.span.line, set()).add(call.gradients)
 
-    words = {frozenset({True}): "on", frozenset({False}): "off"}
+    words: dict[frozenset[bool | None], str] = {frozenset({True}): "on", frozenset({False}): "off"}
     marks = {
         number: line.partition("  # ")[2] for number, line in enumerate(text.splitlines(), start=1) if "  # " in line
     }

@@ -332,3 +332,126 @@ def test_a_loss_gets_what_it_does_not_want(faulty: str, repaired: str, message: 
 )
 def test_other_uses_of_probabilities_are_left_alone(text: str, tmp_path: Path) -> None:
     assert not check("BN505", text, tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param(
+            ("out = model(x)", "F.cross_entropy(out, y).backward()", "out = model(-x)", "F.cross_entropy(out, y)"),
+            [2, 4],
+            id="the name is bound twice",
+        ),
+        pytest.param(
+            (
+                "if x.sum() > 0:",
+                "    out = model(-x)",
+                "else:",
+                "    out = model(x)",
+                "F.cross_entropy(out.squeeze(), y).backward()",
+            ),
+            [5],
+            id="on both branches",
+        ),
+        pytest.param(
+            ("outs = []", "out = torch.cat([model(x), model(-x)])", "F.cross_entropy(out, torch.cat([y, y]))"),
+            [3],
+            id="two outputs one below the other",
+        ),
+        pytest.param(
+            ("out = model(x)", "if x.sum() > 0:", "    out = out.log()", "F.cross_entropy(out, y).backward()"),
+            [],
+            id="the logarithm on one branch",
+        ),
+        pytest.param(
+            ("out = model(x)", "out[:, 0] = 0", "F.cross_entropy(out, y).backward()"), [], id="some values are written"
+        ),
+    ],
+)
+def test_a_prediction_of_several_calls_is_judged_by_all_of_them(
+    lines: tuple[str, ...], expected: list[int], tmp_path: Path
+) -> None:
+    text = with_net("F.softmax(self.fc(x), 1)", *lines)
+    before = (HEAD + with_net("F.softmax(self.fc(x), 1)", "HERE")).split("HERE")[0].count("\n")
+    found, said = check("BN505", text, tmp_path)
+    assert [item.location.line - before for item in found if item.location] == expected
+    assert not said
+
+
+def test_calls_of_models_that_disagree_are_not_decided(tmp_path: Path) -> None:
+    text = """\
+parser = argparse.ArgumentParser()
+parser.add_argument("--plain", action="store_true")
+probabilities = nn.Sequential(nn.Linear(8, 10), nn.Softmax(1))
+logits = nn.Sequential(nn.Linear(8, 10))
+model = logits if parser.parse_args().plain else probabilities
+for x, y in DataLoader(data, batch_size=32):
+    F.cross_entropy(model(x), y).backward()
+"""
+    found, said = check("BN505", text, tmp_path)
+    assert not found
+    assert len(said) == 1
+    assert said[0].endswith("the prediction may come from 2 model calls, of which 1 returns the output of softmax")
+
+
+LOSS_MODULE = """\
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 1)
+
+    def forward(self, x):
+        return {result}
+
+
+class BCEDiceLoss(nn.Module):
+    def __init__(self, logits=False):
+        super().__init__()
+        self.logits = logits
+        self.plain, self.bce = nn.BCELoss(), nn.BCEWithLogitsLoss()
+
+    def forward(self, prediction, target):
+        loss = self.bce(prediction, target) if self.logits else self.plain(prediction, target)
+        return loss + 1 - (prediction * target).mean()
+
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--logits", action="store_true")
+args = parser.parse_args()
+model = Net()
+criterion = BCEDiceLoss({options}).to("cuda")
+for x, y in DataLoader(data, batch_size=32):
+    out = model(x)
+    criterion(out[:, 0], {target}).backward()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "parts", "message"),
+    [
+        pytest.param("BN505", ("self.fc(x).sigmoid()", "logits=True", "y"), "BCEWithLogitsLoss gets", id="a sigmoid"),
+        pytest.param("BN505", ("self.fc(x)", "logits=True", "y"), "", id="logits"),
+        pytest.param("BN505", ("self.fc(x).sigmoid()", "", "y"), "", id="probabilities, by a default"),
+        pytest.param(
+            "BN505", ("self.fc(x)", "", "y"), "BCELoss gets the output of a linear layer", id="the other loss"
+        ),
+        pytest.param("BN501", ("self.fc(x)", "True", "y.repeat(2)"), "repeat(2) makes the target", id="other rows"),
+        pytest.param("BN501", ("self.fc(x)", "True", "y"), "", id="the same rows"),
+    ],
+)
+def test_the_losses_in_a_loss_module_of_the_script_are_followed(
+    code: str, parts: tuple[str, str, str], message: str, tmp_path: Path
+) -> None:
+    text = LOSS_MODULE.format(result=parts[0], options=parts[1], target=parts[2])
+    found, said = check(code, text, tmp_path)
+    assert [message in item.message for item in found] == [True] * bool(message)
+    assert not said
+
+
+@pytest.mark.parametrize("code", ["BN501", "BN505"])
+def test_a_loss_that_a_module_takes_under_an_option_is_not_decided(code: str, tmp_path: Path) -> None:
+    text = LOSS_MODULE.format(result="self.fc(x).sigmoid()", options="args.logits", target="y.repeat(2)")
+    found, said = check(code, text, tmp_path)
+    assert not found
+    assert said
+    assert all(reason.endswith("whether its module takes this loss is not known") for reason in said)
