@@ -682,7 +682,7 @@ GRADIENTS = {
     "several items": "with open('x') as file, torch.no_grad():\n    model(x)  # off\n",
     "through a function": "def run():\n    return model(x)  # off\n\nwith torch.no_grad():\n    run()\n",
     "by another name": "from torch import no_grad as off\nwith off():\n    model(x)  # off\n",
-    "either": "from contextlib import nullcontext as off\nwith torch.no_grad() if a else off():\n    model(x)  # both\n",
+    "either": "from contextlib import suppress as off\nwith torch.no_grad() if a else off():\n    model(x)  # both\n",
 }
 
 
