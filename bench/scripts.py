@@ -13,9 +13,9 @@ import argparse
 import ast
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+from facts import milliseconds
 
 LINES = 2000
 HEAD = """\
@@ -120,16 +120,6 @@ def long_script() -> str:
         length += part.count("\n") + 1
     calls = "".join(f"    print(run_{number}(args))\n" for number in range(len(parts)))
     return HEAD + "".join(parts) + TAIL.format(calls=calls)
-
-
-def milliseconds(action: Callable[[], object], repetitions: int = 5) -> float:
-    """The shortest of some runs: what else the machine does only adds."""
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return 1000 * min(times)
 
 
 def main() -> int:

@@ -25,8 +25,6 @@ class Where:
     functions: tuple[ast.AST, ...] = ()
     loops: tuple[ast.AST, ...] = ()
     calls: tuple[ast.AST, ...] = ()
-    conditions: tuple[ast.AST, ...] = ()  # the `if` statements around it
-    own_loops: int = 0  # how many of the loops stand in the innermost function
     entry: bool = False
 
     @property
@@ -101,7 +99,6 @@ class ModeChange(Event):
 
     model: Model
     mode: Mode
-    norms_only: bool = False
     undone: tuple[tuple[Model, Mode], ...] = ()
 
 
@@ -171,8 +168,6 @@ class LossComputed(Event):
     criterion: Criterion
     prediction: Value
     target: Value
-    prediction_node: ast.AST | None = None
-    target_node: ast.AST | None = None
     is_certain: bool = True
 
 

@@ -232,8 +232,6 @@ def _wrapped_by(
 def _bind_parameters(
     run: Interpreter, function: Function, given: Sequence[Value], named: dict[str, Value], state: State
 ) -> None:
-    from bnlint.program.interpreter import LOADER_NAME
-
     node = function.node.args
     names = [*node.posonlyargs, *node.args]
     values = list(given)
@@ -260,7 +258,7 @@ def _bind_parameters(
                 value = models.parameter(run, item.arg, item.annotation, item, state)
         else:
             value = models.parameter(run, item.arg, item.annotation, item, state)
-            if isinstance(value, Unknown) and LOADER_NAME.fullmatch(item.arg):
+            if isinstance(value, Unknown) and library.is_loader_name(item.arg):
                 allocation = run.allocate(item, name=item.arg, is_parameter=True)
                 value = Loader(allocation, Size(Fraction(1), f"the batch of {item.arg}"))
                 run.names.setdefault(allocation, set()).add(item.arg)

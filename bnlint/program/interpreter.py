@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
-from bnlint.program import contexts, elements, events, expressions
+from bnlint.program import contexts, elements, events, expressions, library
 from bnlint.program.classes import Classes
 from bnlint.program.module import Files, Module, origins_of
 from bnlint.program.repetition import Repetitions
@@ -40,7 +39,6 @@ from bnlint.source.file import SourceFile
 from bnlint.training.script.run import Script
 from bnlint.training.script.values import Known
 
-LOADER_NAME = re.compile(r"(\w*_)?(\w*loader|\w*_dl|dl|dataloader)s?(_\w+)?", re.I)
 _EXITS = ("sys.exit", "exit", "quit", "os._exit")
 MOST_STEPS = 20_000  # statements that are followed
 MOST_DEPTH = 12  # calls of the program within each other
@@ -94,7 +92,6 @@ class Interpreter:
         self.stack: list[Frame] = []
         self.calls: list[ast.AST] = []
         self.loops: list[tuple[ast.AST, int]] = []  # each with the depth of the call that it stands in
-        self.conditions: list[ast.AST] = []
         self.yields: list[Callable[[State], list[State]]] = []  # what runs where a context manager yields
         self.followed: set[ast.AST] = set()  # the functions that were entered
         self.entry = False
@@ -230,15 +227,12 @@ class Interpreter:
     # Events --------------------------------------------------------------------------------------------
 
     def where(self, node: ast.AST) -> events.Where:
-        depth = len(self.stack)
         return events.Where(
             node,
             self.module,
             tuple(frame.function.node for frame in self.stack if frame.function is not None),
             tuple(loop for loop, _ in self.loops),
             tuple(self.calls),
-            tuple(self.conditions),
-            sum(1 for _, at in self.loops if at == depth),
             self.entry,
         )
 
@@ -248,15 +242,12 @@ class Interpreter:
         if not isinstance(call, ast.Call):
             return None
         functions = tuple(frame.function.node for frame in outer if frame.function is not None)
-        loops = [(loop, at) for loop, at in self.loops if at <= depth]
         return events.Where(
             call,
             outer[-1].module,
             functions,
-            tuple(loop for loop, _ in loops),
+            tuple(loop for loop, at in self.loops if at <= depth),
             tuple(self.calls[: len(functions)]),
-            tuple(self.conditions),
-            sum(1 for _, at in loops if at == depth),
             self.entry,
         )
 
@@ -416,12 +407,10 @@ class Interpreter:
         if self.frame.parent is None and is_main_guard(node):
             return self.block(node.body, [state]) if self.module.is_main else Flow([state])
         flow = Flow()
-        self.conditions.append(node)
         for branch, holds in self.decided(node.test, state):
             made = self.block(node.body if holds else node.orelse, [branch])
             flow.normal += made.normal
             flow.add(made)
-        self.conditions.pop()
         return flow
 
     def _match(self, subject: ast.expr, cases: list[ast.match_case], state: State, node: ast.AST) -> Flow:
@@ -605,7 +594,7 @@ class Interpreter:
 
     def _named(self, name: str, value: Value, state: State, node: ast.AST) -> Value:
         """The value for a name, which tells a model where nothing else does: `model = load_my_model(path)`."""
-        if isinstance(value, Unknown) and isinstance(node, ast.Call) and LOADER_NAME.fullmatch(name):
+        if isinstance(value, Unknown) and isinstance(node, ast.Call) and library.is_loader_name(name):
             allocation = self.allocate(node, name=name, origin="loader")
             value = Loader(allocation, Size(Fraction(1), f"the batch of {name}"))
         if isinstance(value, Loader):

@@ -338,18 +338,7 @@ def compute_loss(
     prediction = given[0] if given else keywords.get("input")
     target = given[1] if len(given) > 1 else keywords.get("target")
     if prediction is not None and target is not None:
-        nodes = [*node.args[:2], *(item.value for item in node.keywords if item.arg in ("input", "target"))]
-        run.emit(
-            events.LossComputed(
-                run.where(node),
-                state.assumptions,
-                criterion,
-                prediction,
-                target,
-                nodes[0] if nodes else None,
-                nodes[1] if len(nodes) > 1 else None,
-            )
-        )
+        run.emit(events.LossComputed(run.where(node), state.assumptions, criterion, prediction, target))
     forwards = frozenset().union(*map(forwards_of, (*given, *keywords.values()))) if given or keywords else frozenset()
     return Tensor(forwards=forwards)
 

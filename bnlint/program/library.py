@@ -52,6 +52,7 @@ _HARMLESS = re.compile(
     r"print|len|id|type|isinstance|hasattr|callable|str|repr|dir|vars|sum|any|all|count_\w+|\w*param\w*|\w*flops\w*|"
     r"(get|build|make|create|configure)_\w*(optim|sched|param|logger|criterion|loss)\w*|save\w*|log\w*|\w*_log|\w*summary|info|debug"
 )
+_LOADER_NAME = re.compile(r"(\w*_)?(\w*loader|\w*_dl|dl|dataloader)s?(_\w+)?", re.I)
 _TRAINERS = (
     ("lightning", re.compile(r"(pytorch_lightning|lightning(\.pytorch)?|pl)\.(\w+\.)*Trainer")),
     ("transformers", re.compile(r"(transformers|trl|sentence_transformers)\.(\w+\.)*\w*Trainer")),
@@ -227,3 +228,8 @@ def mixes(origin: str) -> bool:
 def leaves_modes(name: str) -> bool:
     """Whether a function, by its full or its last name, leaves the modes of the models that it is given."""
     return bool(_HARMLESS.fullmatch(name))
+
+
+def is_loader_name(name: str) -> bool:
+    """Whether a variable is named as data loaders are."""
+    return bool(_LOADER_NAME.fullmatch(name))

@@ -133,7 +133,7 @@ def set_mode(run: Interpreter, model: Model, training: bool | None, node: ast.AS
                 if training and was.training is False and was.explicit and is_own:
                     undone.append((part, was))
                 state.modes[part.allocation, part.path] = mode
-    run.emit(events.ModeChange(run.where(node), state.assumptions, model, mode, False, tuple(undone)))
+    run.emit(events.ModeChange(run.where(node), state.assumptions, model, mode, tuple(undone)))
 
 
 def evaluating_parts(state: State, allocations: frozenset[Allocation]) -> tuple[tuple[Model, Mode], ...]:
@@ -154,7 +154,7 @@ def set_norm_mode(run: Interpreter, some: SomeModules, training: bool | None, no
     mode = run.mode(training, node, explicit=True)
     if not some.norms and not any(pick.holds and _NORM_WORD.search(ast.unparse(pick.test)) for pick in picks):
         mode = replace(mode, training=None, why="some of its layers are switched")
-    run.emit(events.ModeChange(run.where(node), state.assumptions, some.model, mode, True))
+    run.emit(events.ModeChange(run.where(node), state.assumptions, some.model, mode))
     state.modes[some.model.allocation, f"{some.model.path}{NORMS}"] = mode
 
 

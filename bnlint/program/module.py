@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bnlint.diagnostic import Span
 from bnlint.errors import BnlintError
-from bnlint.source.definitions import Function, is_main_guard
+from bnlint.source.definitions import Function, module_statements
 from bnlint.source.file import SourceFile
 
 MOST_FILES = 80  # that are read beside the script itself
@@ -36,7 +36,7 @@ class Module:
     def definitions(self) -> dict[str, ast.stmt | ast.alias]:
         """What the top level binds names to: definitions, assignments, imports (`ast.alias`), the last one counting."""
         found: dict[str, ast.stmt | ast.alias] = {}
-        for statement in _top_level(self.source.tree.body):
+        for statement in module_statements(self.source.tree.body, attempt_last=True):
             match statement:
                 case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                     found[name] = statement
@@ -55,7 +55,7 @@ class Module:
     def origins(self) -> dict[str, str]:
         """The full names behind the imports of the top level: {"nn": "torch.nn"}; relative ones start with dots."""
         found: dict[str, str] = {}
-        for statement in _top_level(self.source.tree.body):
+        for statement in module_statements(self.source.tree.body, attempt_last=True):
             found.update(origins_of(statement))
         return found
 
@@ -64,7 +64,7 @@ class Module:
         """The modules that it imports everything from."""
         return tuple(
             "." * item.level + (item.module or "")
-            for item in _top_level(self.source.tree.body)
+            for item in module_statements(self.source.tree.body, attempt_last=True)
             if isinstance(item, ast.ImportFrom) and any(alias.name == "*" for alias in item.names)
         )
 
@@ -93,23 +93,6 @@ def origins_of(statement: ast.AST) -> Iterator[tuple[str, str]]:
                 if alias.name != "*":
                     inside = f"{module}." if module else ""
                     yield alias.asname or alias.name, f"{'.' * level}{inside}{alias.name}"
-
-
-def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    for statement in body:
-        yield statement
-        match statement:
-            case ast.If(body=inner, orelse=other):
-                yield from () if is_main_guard(statement) else _top_level(inner)
-                yield from _top_level(other)
-            case ast.Try(body=inner, orelse=other, finalbody=final, handlers=handlers):
-                for handler in handlers:  # what the attempt itself binds counts more
-                    yield from _top_level(handler.body)
-                yield from _top_level(inner)
-                yield from _top_level(other)
-                yield from _top_level(final)
-            case ast.With(body=inner):
-                yield from _top_level(inner)
 
 
 class Files:
@@ -190,7 +173,7 @@ class Files:
 
 def functions_in(tree: ast.Module) -> Iterator[tuple[ast.ClassDef | None, ast.FunctionDef | ast.AsyncFunctionDef]]:
     """The functions at the top level of a file and the methods of its classes."""
-    for statement in _top_level(tree.body):
+    for statement in module_statements(tree.body, attempt_last=True):
         if isinstance(statement, Function):
             yield None, statement
         elif isinstance(statement, ast.ClassDef):

@@ -6,7 +6,7 @@ import ast
 import copy
 import re
 from collections.abc import Collection, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -148,22 +148,25 @@ def executed(node: ast.AST) -> Iterator[ast.AST]:
                 pending += ast.iter_child_nodes(current)
 
 
-def module_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements at module level, through `if`, `try` and `with` but not the main guard."""
+def module_statements(body: list[ast.stmt], *, attempt_last: bool = False) -> Iterator[ast.stmt]:
+    """The statements at module level, through `if`, `try` and `with` but not the main guard.
+
+    The handlers of a `try` come after what it attempts; with `attempt_last` before it, for a reader to whom the last
+    binding of a name counts.
+    """
+    nested = partial(module_statements, attempt_last=attempt_last)
     for statement in body:
         yield statement
         match statement:
             case ast.If(body=inner, orelse=other):
-                yield from () if is_main_guard(statement) else module_statements(inner)
-                yield from module_statements(other)
+                yield from () if is_main_guard(statement) else nested(inner)
+                yield from nested(other)
             case ast.Try(body=inner, orelse=other, finalbody=final, handlers=handlers):
-                yield from module_statements(inner)
-                for handler in handlers:
-                    yield from module_statements(handler.body)
-                yield from module_statements(other)
-                yield from module_statements(final)
+                caught = [item for handler in handlers for item in handler.body]
+                yield from nested([*caught, *inner] if attempt_last else [*inner, *caught])
+                yield from nested([*other, *final])
             case ast.With(body=inner):
-                yield from module_statements(inner)
+                yield from nested(inner)
 
 
 def required_arguments(arguments: ast.arguments, *, method: bool = False) -> tuple[str, ...]:

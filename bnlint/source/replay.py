@@ -283,7 +283,7 @@ class Replay:
             return True
         try:
             return isinstance(error, frame.evaluate(handler.type))
-        except Exception:
+        except Exception:  # the user's expression: what cannot be evaluated catches nothing
             return False
 
     def _enter(self, frame: Frame, statement: ast.With, stack: contextlib.ExitStack) -> None:
@@ -298,7 +298,7 @@ class Replay:
                 entered = stack.enter_context(frame.evaluate(item.context_expr))
                 if isinstance(item.optional_vars, ast.Name):
                     frame.names[item.optional_vars.id] = entered
-            except Exception as error:
+            except Exception as error:  # the user's context: the names that it binds are missing, and why
                 for name in stores(item.optional_vars) if item.optional_vars is not None else ():
                     frame.missing[name] = missing or frame.because(statement, error)
 

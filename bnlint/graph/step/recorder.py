@@ -109,7 +109,7 @@ class StepRecorder(Recorder):
             self.went_backward = True
         try:
             value = super().function(func, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # whatever the user's step raises, noted and raised again
             self._failed(error, name, args, kwargs)
             raise
         self.values.note(name, args, value)
@@ -118,7 +118,7 @@ class StepRecorder(Recorder):
     def run(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             value = super().run(func, name, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # the operation's own error, or one of its meta kernel: zeros tell
             if name in ("backward", "grad"):
                 raise
             value = self._despite(error, func, args, kwargs)
@@ -137,7 +137,7 @@ class StepRecorder(Recorder):
             self._enter(path, args, kwargs)
         try:
             return super().module(original, m, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # whatever the user's module raises, noted with its path
             if self._raised is not error:
                 self._raised, self.failed_module = error, path
             if outermost:
@@ -159,7 +159,7 @@ class StepRecorder(Recorder):
     def leaf(self, original: Callable[..., Any], m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             return super().leaf(original, m, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # noted with the layer's class, and raised again
             self.operation = (error, type(m).__name__)
             raise
 
@@ -168,7 +168,7 @@ class StepRecorder(Recorder):
     ) -> Any:
         try:
             return super().run_leaf(original, m, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # as of an operation: zeros tell
             return self._despite(error, lambda *args, **kwargs: original(_with_zeros(m), *args, **kwargs), args, kwargs)
 
     def _despite(
@@ -208,7 +208,7 @@ class StepRecorder(Recorder):
         try:
             with torch.device("cpu"):
                 return func(*_zeros(args), **_zeros(kwargs))
-        except Exception as error:
+        except Exception as error:  # the answer to the question whether it raises
             return error
 
     # Where tensors come from ----------------------------------------------------------------------------------
