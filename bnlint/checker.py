@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from bnlint import step_report
 from bnlint.context import DEFAULT_BATCH_SIZE, Context
 from bnlint.diagnostic import Diagnostic, Fix, NotChecked, Severity, Span
 from bnlint.errors import TargetError, UsageError
@@ -24,10 +23,9 @@ from bnlint.graph.inputs import ModelInputs
 from bnlint.linter import found_by, run_diagnostic, unsuppressed, with_severity
 from bnlint.options import Options
 from bnlint.page import page_of
-from bnlint.registry import Loaded, fit, is_selected, known_words, load_rules, select
+from bnlint.registry import Loaded, is_selected, known_words, load_rules, select
 from bnlint.report.report import Report, TargetResult
 from bnlint.scripts import ScriptFindings, check_script, is_about_script
-from bnlint.source.definitions import Function
 from bnlint.source.file import SourceFile, display_path
 from bnlint.source.suppressions import Suppressions
 from bnlint.steps import step_recorder
@@ -227,7 +225,7 @@ def _check_item(
     except TargetError as error:
         seen.complete = False
         return _failed(item.name, error, options)
-    step = _named_step(item, capture.model, options)
+    step = step_report.named_step(item, capture.model, options)
     seen.stepped = seen.stepped or step is not None
     context = Context(capture, training, read_source, item.source, step)
     seen.contexts.append(context)
@@ -250,7 +248,7 @@ def _captured(
     """
     built = item.build()
     stated = _inputs_for(item, built.model, options, training)
-    record_step = step_recorder(built.model, _named_step(item, built.model, options), training)
+    record_step = step_recorder(built.model, step_report.named_step(item, built.model, options), training)
     capture = Capture(built, stated, rebuild=item.rebuild, read_source=read_source, record_step=record_step)
     if stated is None or not item.one_of_several or _named_input(item, built.model, options) is not None:
         return capture, ()
@@ -288,8 +286,8 @@ def _lint(
     graph = context.graph()
     problems = _trace_problem(graph, capture) if capture.has_forward else ()
     trace = [replace(with_severity(item, options), target=name) for item in problems]
-    step, undecided = _step_problem(context, name, options)
-    not_checked += undecided if capture.has_forward else _without_forward(context, graph) or undecided
+    step, undecided = step_report.step_problem(context, name, options)
+    not_checked += undecided if capture.has_forward else step_report.without_forward(context, graph) or undecided
     shown = sorted([*unsuppressed([*found, *step], context, options), *trace], key=lambda item: item.sort_key)
     assumed = capture.inputs is not None and capture.inputs.assumed
     status = "modules" if graph.step == "modules" else "partial" if graph.error or graph.coverage < 1 else "traced"
@@ -300,18 +298,11 @@ def _lint(
         coverage=graph.coverage,
         inputs=graph.inputs,
         assumed_inputs=assumed,
-        notes=(*_opaque(graph), *_passed_step(context)),
+        notes=(*_opaque(graph), *step_report.passed_step(context)),
         diagnostics=tuple(shown),
         not_checked=tuple(not_checked),
     )
     return result, found
-
-
-def _passed_step(context: Context) -> Iterator[str]:
-    """That the training step ran to its end, for the reader who asked for it."""
-    step = context.dry_step
-    if step is not None and step.status == "passed":
-        yield f"the training step {step.name} ran without data to its end, on a batch of {step.batch_size}"
 
 
 def _opaque(graph: ModelGraph) -> Iterator[str]:
@@ -348,71 +339,6 @@ def _trace_problem(graph: ModelGraph, capture: Capture) -> Iterator[Diagnostic]:
         data=data,
         fix=Fix("State the real input shapes with --input (one for each argument, without the batch axis)"),
     )
-
-
-def _named_step(item: LoadedTarget, model: nn.Module, options: Options) -> str | None:
-    """The training step that the settings name, where it is this model's.
-
-    It is that of a model that they name, of the only one of its own file, and of one whose name it mentions.
-    """
-    file = None if options.step is None else split_file(options.step)
-    if file is None or item.explicit:
-        return options.step
-    path = Path(file[0])
-    is_own = item.source is not None and path.resolve() == item.source.path.resolve()
-    if is_own and not item.one_of_several:
-        return options.step
-    names = {item.name.rpartition(":")[2].rpartition(".")[2], type(model).__name__}
-    text = _text_of_function(path, file[1] or "") if item.one_of_several else read_text(path)
-    return options.step if names & set(re.findall(r"\w+", text)) else None
-
-
-def _text_of_function(path: Path, name: str) -> str:
-    """The code of a function or method of a file; empty where it has none of that name."""
-    try:
-        tree = SourceFile.read(path).tree
-    except TargetError:  # which the step's own reading says
-        return ""
-    last = name.rpartition(".")[2]
-    found = (item for item in ast.walk(tree) if isinstance(item, Function) and item.name == last)
-    return " ".join(map(ast.unparse, found))
-
-
-def _without_forward(context: Context, graph: ModelGraph) -> list[NotChecked]:
-    """What was not recorded of a model that is no callable one: of a container, or of one that works in its step."""
-    step = context.dry_step
-    name = type(context.model).__name__
-    if step is None:
-        return [NotChecked("BN903", f"{name} has no forward and no training_step: its modules were not run")]
-    if graph.error is None or step.status == "raises":
-        return []
-    done = f"{graph.coverage:.0%} of its modules were recorded in the training step {step.name}"
-    return [NotChecked("BN903", f"{name} has no forward, and {done}: {step.reason or graph.error.message}")]
-
-
-def _step_problem(context: Context, name: str, options: Options) -> tuple[list[Diagnostic], list[NotChecked]]:
-    """BN902 for a training step that raises, and why nothing is known of one; rows that differ are left to BN501."""
-    step = context.dry_step
-    if step is None or step.batch_mismatch is not None:
-        return [], []
-    if step.error is None:
-        reason = f"the training step {step.name} was not decided: {step.reason}"
-        return [], [NotChecked("BN902", reason)] if step.status == "undecided" else []
-    error = step.error
-    where = f" in the module {error.module!r}" if error.module else ""
-    shapes = " and ".join(str(shape) for shape in context.graph().inputs)
-    raised = run_diagnostic(
-        "BN902",
-        f"the training step {step.name} raises {error.type_name}{where} on {'assumed ' * context.assumed_inputs}inputs "
-        f"of shape {shapes}: {error.message}",
-        target=name,
-        module=error.module,
-        location=error.span,
-        data={"exception": error.type_name, "batch_size": step.batch_size, "training_step": step.name},
-        fix=Fix("Correct the step, or state the real shapes with --input and --target (without the batch axis)"),
-    )
-    ignored = any(fit(selector, raised) for selector in options.ignore) and not is_selected(page_of("BN902"), options)
-    return [] if ignored else [with_severity(raised, options)], []
 
 
 def _failed(name: str, error: TargetError, options: Options) -> TargetResult:

@@ -40,6 +40,7 @@ FLOORS = {
     "bnlint.linter": 3,
     "bnlint.checker": 3,
     "bnlint.scripts": 3,
+    "bnlint.step_report": 3,
     "bnlint.inventory": 3,
     "bnlint.fixes": 3,
     "bnlint.testing": 3,
