@@ -19,6 +19,7 @@ from bnlint.commands.parameters import (
     shapes,
 )
 from bnlint.errors import BnlintError
+from bnlint.options import FORMATS
 
 
 class _Count(click.IntRange):
@@ -38,7 +39,7 @@ class _Number(click.FloatRange):
 COUNT = _Count(min=1)
 POSITIVE = _Number(min=0, min_open=True)
 
-FACTS, SELECTION, OUTPUT, GATE, RUN = "Training facts", "Selection", "Output", "Gate", "Run"
+FACTS, SELECTION, FIXING, OUTPUT, GATE, RUN = "Training facts", "Selection", "Fixing", "Output", "Gate", "Run"
 
 _facts = options(
     option(
@@ -158,14 +159,26 @@ _color = option(
     type=click.Choice(["auto", "always", "never"]),
     help="Colours; auto obeys NO_COLOR, FORCE_COLOR and the terminal. [default: auto]",
 )
+_fixing = options(
+    option(
+        FIXING, "--fix", is_flag=True, help="Apply the safe fixes: those that leave the numerics of training alone."
+    ),
+    option(FIXING, "--unsafe-fixes", is_flag=True, help="With --fix or --diff: the fixes that change training too."),
+    option(FIXING, "--diff", is_flag=True, help="Show what --fix would change, and change nothing."),
+    option(FIXING, "--exit-non-zero-on-fix", is_flag=True, help="Exit with status 1 when --fix changed a file."),
+)
 _output = options(
     option(
         OUTPUT,
         "--output-format",
-        type=click.Choice(["full", "concise", "json"]),
-        help="full explains, concise is one line each, json is for machines. [default: full]",
+        type=click.Choice(FORMATS),
+        help="full explains, concise is one line each; the others are for machines and platforms. [default: full]",
     ),
     option(OUTPUT, "--output-file", metavar="FILE", help="Write the result there instead of to standard output."),
+    option(OUTPUT, "--sarif-output", metavar="FILE", help="Write the result there as SARIF as well."),
+    option(OUTPUT, "--json-output", metavar="FILE", help="Write the result there as JSON as well."),
+    option(OUTPUT, "--html-output", metavar="FILE", help="Write the result there as a page for the browser as well."),
+    option(OUTPUT, "--statistics", is_flag=True, help="Count the findings of each rule, and list none."),
     option(OUTPUT, "--quiet", "-q", is_flag=True, help="Findings only."),
     option(OUTPUT, "--verbose", "-v", is_flag=True, help="List every target, and what the checked code prints."),
     _color,
@@ -178,6 +191,9 @@ _gate = options(
         help="Lowest severity that makes the exit status 1. [default: warning]",
     ),
     option(GATE, "--exit-zero", is_flag=True, help="Exit with status 0 in spite of findings."),
+    option(GATE, "--baseline", metavar="FILE", help="Leave out the findings that this file lists."),
+    option(GATE, "--write-baseline", metavar="FILE", help="List the findings of this run in a file, and exit with 0."),
+    option(GATE, "--prune-baseline", is_flag=True, help="Take out of the baseline what is no longer found."),
 )
 _timeout = option(
     RUN,
@@ -192,6 +208,14 @@ _exclude = option(
     multiple=True,
     metavar="GLOB",
     help="Files or folders that a folder target leaves out, beside those of the settings.",
+)
+_showing = options(
+    option(
+        RUN, "--force-exclude", is_flag=True, help="Leave out what is excluded also where it is named, as by hooks."
+    ),
+    option(RUN, "--watch", is_flag=True, help="Check again whenever a file is saved, until Ctrl-C."),
+    option(RUN, "--show-files", is_flag=True, help="List what would be checked, and check nothing."),
+    option(RUN, "--show-settings", is_flag=True, help="List the settings and where each is from, and check nothing."),
 )
 _settings = options(
     option(
@@ -221,10 +245,12 @@ def bnlint(context: click.Context) -> None:
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @_facts
 @_selection
+@_fixing
 @_output
 @_gate
 @_timeout
 @_exclude
+@_showing
 @_settings
 @_debug
 def check(**values: Any) -> int:
@@ -253,7 +279,7 @@ def graph(**values: Any) -> int:
 
     The module tree with shapes, the norm layers and the values behind each of their statistics.
     """
-    from bnlint.commands.check import run_view
+    from bnlint.commands.views import run_view
 
     return run_view("graph", values)
 
@@ -270,7 +296,7 @@ def norms(**values: Any) -> int:
 
     By type, with eps, momentum and parameters, and the smallest batch that works.
     """
-    from bnlint.commands.check import run_view
+    from bnlint.commands.views import run_view
 
     return run_view("norms", values)
 

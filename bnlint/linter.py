@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnlint import overlay
 from bnlint.context import Context
 from bnlint.diagnostic import Diagnostic, Fix, NotChecked, Severity
 from bnlint.options import Options
@@ -179,6 +180,6 @@ def _suppressions(path: str | None, context: Context) -> Suppressions | None:
     if path is None or not path.lower().endswith(DATA_SUFFIXES):
         return None
     try:
-        return Suppressions.of_data(Path(path).read_text(encoding="utf-8-sig"))
+        return Suppressions.of_data(overlay.read_bytes(Path(path)).decode("utf-8-sig"))
     except (OSError, ValueError):  # gone since its facts were read: the finding stands
         return None

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+# What `--output-format` and the settings may name; each is a module of bnlint.report.
+FORMATS = ("full", "concise", "json", "json-lines", "github", "gitlab", "junit", "sarif", "rdjson", "markdown")
+
 
 @dataclass(frozen=True)
 class Options:

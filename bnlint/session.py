@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,13 +62,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run brought: its results, what was wrong with the request, and the targets without a model.
-
-    `fails` says that some target has a finding at or above the level at which its own options fail.
-    """
+    """What a run brought: its results, what was wrong with the request, and the targets without a model."""
 
     report: Report
-    fails: bool = False
     problems: tuple[Problem, ...] = ()
     without_model: tuple[str, ...] = ()
 
@@ -87,19 +85,26 @@ class Listener:
     every_output: bool = False
 
 
-def run(command: str, requests: Iterable[Request | BnlintError], listener: Listener | None = None) -> Outcome:
+def run(
+    command: str,
+    requests: Iterable[Request | BnlintError],
+    listener: Listener | None = None,
+    contents: Mapping[str, bytes] | None = None,
+) -> Outcome:
     """Run "check", "graph" or "norms" over the targets. A target that kills its process costs only itself.
 
-    A request that is an error is a problem of the outcome, beside what the others bring.
+    A request that is an error is a problem of the outcome, beside what the others bring. `contents` stand for the files
+    at their paths.
     """
-    worker = _Worker()  # it imports torch while the folders are searched
+    start = partial(_Worker, contents or {})
+    worker = start()  # it imports torch while the folders are searched
     try:
         session = _Session(command, list(requests), listener or Listener())
         while session.pending:
             session.drive(worker)
             if session.pending:
                 worker.stop()
-                worker = _Worker()
+                worker = start()
         return session.outcome()
     finally:
         worker.stop()
@@ -108,7 +113,8 @@ def run(command: str, requests: Iterable[Request | BnlintError], listener: Liste
 class _Worker:
     """One worker process, its answers in order, and the end of what it printed."""
 
-    def __init__(self) -> None:
+    def __init__(self, contents: Mapping[str, bytes]) -> None:
+        self._contents = {path: base64.b64encode(data).decode() for path, data in contents.items()}
         self._process = subprocess.Popen(
             WORKER_COMMAND,
             stdin=subprocess.PIPE,
@@ -142,7 +148,7 @@ class _Worker:
 
     def request(self, command: str, targets: Mapping[str, Options]) -> None:
         groups = [{"options": options.to_json(), "targets": specs} for options, specs in _grouped(targets)]
-        text = json.dumps({"command": command, "groups": groups})
+        text = json.dumps({"command": command, "groups": groups, "contents": self._contents})
         with contextlib.suppress(BrokenPipeError):  # it ended while it started, which the missing answers say
             self._input.write(text.encode() + b"\n")
             self._input.flush()
@@ -196,11 +202,10 @@ class _Session:
         self._without_answer: set[str] = set()
 
     def outcome(self) -> Outcome:
-        results = {spec: tuple(self._results[spec]) for spec in self.options if spec in self._results}
-        fails = any(Report(found).fails(Severity(self.options[spec].fail_level)) for spec, found in results.items())
+        results = {spec: self._results[spec] for spec in self.options if spec in self._results}
         without_model = (spec for spec in self.options if spec not in results and spec not in self._without_answer)
         report = Report(tuple(result for found in results.values() for result in found))
-        return Outcome(report, fails, tuple(dict.fromkeys(self.problems)), tuple(without_model))
+        return Outcome(report, tuple(dict.fromkeys(self.problems)), tuple(without_model))
 
     def drive(self, worker: _Worker) -> None:
         """Send what is pending to a worker and take its answers until all is done or the worker ended."""
@@ -230,7 +235,7 @@ class _Session:
                     worker.forget_printed()
                     self.listener.started(spec, len(self.options) - len(self.pending), len(self.options))
                 case {"result": result, "spec": spec}:
-                    self._results.setdefault(spec, []).append(TargetResult.from_json(result))
+                    self._keep(spec, TargetResult.from_json(result))
                 case {"end": spec}:
                     running = None
                     deadline = time.monotonic() + STARTUP_SECONDS
@@ -244,6 +249,10 @@ class _Session:
                     self._failed(spec, Problem(message, hint))
                 case {"internal": {"spec": spec, "message": message, "traceback": details}}:
                     self._failed(spec, Problem(message, "", details, internal=True))
+
+    def _keep(self, spec: str, result: TargetResult) -> None:
+        level = self.options[spec].fail_level
+        self._results.setdefault(spec, []).append(replace(result, fail_level=level))
 
     def _failed(self, spec: str | None, problem: Problem) -> None:
         """The request itself is at fault: all of it when no target is named."""
@@ -292,7 +301,7 @@ class _Session:
             fix=Fix(action),
         )
         failed = TargetResult(target=spec, status="failed", diagnostics=(diagnostic,))
-        self._results.setdefault(spec, []).append(failed)
+        self._keep(spec, failed)
 
 
 def _options(requests: Iterable[Request]) -> dict[str, Options]:

@@ -14,6 +14,7 @@ from typing import Any
 from bnlint import __version__
 from bnlint.errors import ConfigurationError, UsageError
 from bnlint.files import split_file
+from bnlint.options import FORMATS
 from bnlint.source.file import display_path
 from bnlint.training.config import FIELDS
 from bnlint.training.dialects.native import READERS
@@ -23,7 +24,6 @@ from bnlint.training.value import Value
 FILES = ("bnlint.toml", ".bnlint.toml")
 PYPROJECT = "pyproject.toml"
 LEVELS = ("error", "warning", "info")
-FORMATS = ("full", "concise", "json")
 COLORS = ("auto", "always", "never")
 
 _RELEASE = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})*")
@@ -96,6 +96,7 @@ class Settings:
     targets: tuple[Target, ...] = ()
     config_map: Mapping[str, str] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
+    baseline: str | None = None
     fail_level: str = "warning"
     output_format: str = "full"
     color: str = "auto"
@@ -204,7 +205,7 @@ def read_settings(path: Path) -> Settings:
         _require_version(_specifier("required-version", version), version)
     values = _read(table, {name: key.read for name, key in KEYS.items()})
     root = path.parent
-    for name, locate in (("training", _training), ("step", _step)):
+    for name, locate in (("training", _training), ("step", _step), ("baseline", _baseline)):
         value = table.at(name)
         if value is not None:
             values[name] = locate(value, values[name], root)
@@ -309,6 +310,11 @@ def _step(value: Value, step: str, root: Path) -> str:
             f"correct the path of the step, which counts from the folder {display_path(root)}",
         )
     return f"{display_path(root / file)}:{name}"
+
+
+def _baseline(_: Value, file: str, root: Path) -> str:
+    """A baseline as one would name it in the working folder; it may have to be written yet."""
+    return display_path(root / file)
 
 
 def _located(value: Value, model: str, root: Path) -> tuple[str, Path | None]:
@@ -507,6 +513,7 @@ KEYS: dict[str, Key] = {
     "targets": Key(_tables, "What is checked when no target is named, and what is known of each."),
     "config-map": Key(_fact_paths, "Where a home-grown training file states a fact: fact = path of keys."),
     "exclude": Key(_texts, "Files and folders that a folder target leaves out."),
+    "baseline": Key(_text, "A file that lists known findings, which are left out; `--write-baseline` writes it."),
     "fail-level": Key(_choice(*LEVELS), "The lowest severity that makes the exit status 1."),
     "output-format": Key(_choice(*FORMATS), "The output format."),
     "color": Key(_choice(*COLORS), "Whether the output has colours."),

@@ -20,8 +20,9 @@ from torch import nn
 
 from bnlint.checker import check_target
 from bnlint.context import DEFAULT_BATCH_SIZE
-from bnlint.diagnostic import Diagnostic, Edit, Span
+from bnlint.diagnostic import Diagnostic, Span
 from bnlint.errors import BnlintError
+from bnlint.fixes import apply_fixes, is_wanted
 from bnlint.graph import inputs as model_inputs
 from bnlint.graph.inputs import ModelInputs
 from bnlint.options import Options
@@ -29,12 +30,13 @@ from bnlint.program.installed import torch_version
 from bnlint.registry import Loaded
 from bnlint.report.report import TargetResult
 from bnlint.rule import Invalid, Rule, Valid
-from bnlint.source.edits import apply_edits
 from bnlint.source.file import SourceFile, display_path
 from bnlint.training.config import TensorShape, TrainingConfig
 from bnlint.training.facts import resolve
 
 IMPORTS = "import torch; from torch import nn; import torch.nn.functional as F\n"
+Shapes = tuple[tuple[int, ...], ...]
+PASSES = 10  # of fixes, of which one line may take several
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Case:
         """The case in one line, as "BN101-valid-3: frozen layers"."""
         name = f"{self.rule.code}-{self.kind}-{self.number}"
         return f"{name}: {self.case.note}" if self.case.note else name
+
+    @property
+    def shows_fix(self) -> bool:
+        """Whether it is a fault with the installed PyTorch, and states the fixed program."""
+        return isinstance(self.case, Invalid) and self.case.fixed is not None and _is_fault(self.case)
 
 
 @dataclass(frozen=True)
@@ -127,9 +134,9 @@ def _check_invalid(rule: Rule, case: Any) -> Iterator[str]:
         yield from _fix_problems(rule, case, found, path)
     if not case.crashes:
         return
-    if _training_step(case, case.source, result) is None:
+    if training_step(case, case.source, result.inputs) is None:
         yield "it says crashes=True, but a real training step of it raises nothing"
-    if case.fixed is not None and (error := _training_step(case, case.fixed, result)) is not None:
+    if case.fixed is not None and (error := training_step(case, case.fixed, result.inputs)) is not None:
         yield f"a real training step of the fixed program raises {type(error).__name__}: {error}"
 
 
@@ -166,35 +173,61 @@ def _holds_call(source: SourceFile, span: Span) -> bool:
 
 
 def _fix_problems(rule: Rule, case: Invalid, found: list[Diagnostic], path: Path) -> Iterator[str]:
-    edits: list[Edit] = [edit for item in found if item.fix for edit in item.fix.edits]
-    if edits and not rule.fixable:
+    offered = any(item.fix and item.fix.edits for item in found)
+    if offered and not rule.fixable:
         yield "it offers an edit, but does not say fixable = True"
-    if case.fixed is None:
+    if not offered:
+        if case.fixed is not None:
+            yield "the case states a fixed program, but no finding offers an edit"
         return
-    if not edits:
-        yield "the case states a fixed program, but no finding offers an edit"
-        return
-    expected = _text(case.fixed)
+    expected = None if case.fixed is None else program_of(case.fixed)
     try:
-        fixed = apply_edits(path.read_text(encoding="utf-8"), edits).removeprefix(IMPORTS)
-    except ValueError as error:
-        yield f"the fixes cannot be applied: {error}"
+        fixed = _after_fixes(rule, case, found, path, PASSES)
+    except _FixError as error:
+        yield str(error)
         return
-    if fixed != expected:
+    if expected is not None and fixed != expected:
         shown = [textwrap.indent(text, "    ") for text in (fixed, expected)]
         yield f"the fixed program is\n{shown[0]}instead of\n{shown[1]}"
         return
-    with _file(case.fixed) as fixed_path:
+    with _file(fixed) as fixed_path:
         again = _lint(rule, fixed_path, case)
     yield from _run_problems(rule, again)
-    for diagnostic in _own(rule, again):
+    for diagnostic in _own(rule, again) if expected is not None else ():
         yield f"it still fires on the fixed program: {diagnostic.message}"
+
+
+class _FixError(Exception):
+    """What is wrong with a fix, in words."""
+
+
+def _after_fixes(rule: Rule, case: Invalid, found: list[Diagnostic], path: Path, passes: int) -> str:
+    """The text of a program after the fixes of its findings, as `bnlint check --fix` applies them.
+
+    Fixes that overlap take one pass each. Raises `_FixError` for one that cannot be applied or leaves its finding.
+    """
+    wanted = [item for item in found if is_wanted(item, unsafe=True)]
+    if not wanted:
+        return path.read_text(encoding="utf-8").removeprefix(IMPORTS)
+    if not passes:
+        raise _FixError(f"its fixes go round in circles: {wanted[0].message}")
+    applied = apply_fixes(wanted, {}, (path.parent.resolve(),))
+    for _, reason in applied.refused:
+        raise _FixError(f"a fix cannot be applied: {reason}")
+    text = applied.files[display_path(path)].text.removeprefix(IMPORTS)
+    with _file(text) as fixed_path:
+        left = _own(rule, _lint(rule, fixed_path, case))
+        for item in applied.findings:
+            place = item.location and (item.module, applied.line_now(item.location.path, item.location.line))
+            if place in {(other.module, other.location.line) for other in left if other.location}:
+                raise _FixError(f"its fix leaves the finding where it was: {item.message}")
+        return _after_fixes(rule, case, left, fixed_path, passes - 1)
 
 
 # Running a program -----------------------------------------------------------------------------------------
 
 
-def _text(source: str) -> str:
+def program_of(source: str) -> str:
     """The text of a case without the indentation that it has in the rule's file."""
     return textwrap.dedent(source).strip("\n") + "\n"
 
@@ -205,7 +238,7 @@ def _file(source: str) -> Iterator[Path]:
     search_path, modules = list(sys.path), set(sys.modules)
     with tempfile.TemporaryDirectory(prefix="bnlint-") as folder:
         path = Path(folder, "bnlint_case.py")
-        path.write_text(IMPORTS + _text(source), encoding="utf-8")
+        path.write_text(IMPORTS + program_of(source), encoding="utf-8")
         try:
             yield path
         finally:
@@ -248,18 +281,22 @@ def _run_problems(rule: Rule, result: TargetResult) -> Iterator[str]:
             yield f"{item.message}\n{item.data.get('traceback', '')}".rstrip()
 
 
-def _training_step(case: Invalid, source: str, result: TargetResult) -> BaseException | None:
-    """One forward in training mode and one backward on real tensors; what it raised."""
+def training_step(case: Invalid, source: str, inputs: Shapes) -> BaseException | None:
+    """One forward in training mode and one backward on real tensors; what it raised.
+
+    `source` is the program of the case or what a fix made of it, `inputs` the shapes that it was traced with, with the
+    batch axis: they count where the case states none.
+    """
     config = resolve(_options(case)).config
     namespace: dict[str, Any] = {"__name__": "bnlint_case"}
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         try:
-            exec(compile(IMPORTS + _text(source), "<case>", "exec"), namespace)  # the case is the rule's own code
+            exec(compile(IMPORTS + program_of(source), "<case>", "exec"), namespace)  # the case is the rule's own code
             made = namespace["model"]
             model: nn.Module = made if isinstance(made, nn.Module) else made()
             model.train()
-            args, kwargs = _inputs(model, config, result).tensors(config.batch_size or DEFAULT_BATCH_SIZE, _tensor)
+            args, kwargs = _inputs(model, config, inputs).tensors(config.batch_size or DEFAULT_BATCH_SIZE, _tensor)
             losses = [item.sum() for item in _tensors(model(*args, **kwargs)) if item.requires_grad]
             if losses:
                 torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
@@ -268,10 +305,10 @@ def _training_step(case: Invalid, source: str, result: TargetResult) -> BaseExce
     return None
 
 
-def _inputs(model: nn.Module, config: TrainingConfig, result: TargetResult) -> ModelInputs:
+def _inputs(model: nn.Module, config: TrainingConfig, traced: Shapes) -> ModelInputs:
     if config.inputs is not None:
         return model_inputs.given(config.inputs, model, "the case")
-    return ModelInputs(args=tuple(TensorShape(shape[1:]) for shape in result.inputs))
+    return ModelInputs(args=tuple(TensorShape(shape[1:]) for shape in traced))
 
 
 def _tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

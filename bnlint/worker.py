@@ -5,8 +5,8 @@ Answers are JSON lines on the descriptor that was standard output at the start; 
 goes to standard error. Where forking is safe, torch is imported once and every target runs in a child of its
 own, so that neither a crash nor a changed global (`sys.modules`, a default dtype) reaches the next one.
 
-The request is `{"command": "check", "groups": [{"options": {...}, "targets": [...]}]}`: targets with the same options
-make a group.
+The request is `{"command": "check", "groups": [{"options": {...}, "targets": [...]}], "contents": {...}}`: targets with
+the same options make a group, and what stands for files (in base64, by path) is laid over them.
 
 The answers for a target: `{"begin": spec, "pid": n}`, any number of `{"result": {...}, "spec": spec}`, then
 `{"end": spec}`, or `{"died": spec, "status": n}` when its process vanished. `{"error": {...}}` is a
@@ -15,6 +15,7 @@ The answers for a target: `{"begin": spec, "pid": n}`, any number of `{"result":
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import faulthandler
 import gc
@@ -24,8 +25,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
+from bnlint import overlay
 from bnlint.errors import BnlintError, ConfigurationError
 from bnlint.options import Options
 
@@ -58,6 +61,7 @@ def main() -> None:
 
         request = json.loads(lifeline.readline() or "null")
         if request is not None:
+            overlay.lay({path: base64.b64decode(text) for path, text in request["contents"].items()})
             _serve(request, lifeline, answer)
     channel.flush()
     _leave(0)
@@ -122,10 +126,16 @@ def _command(command: str, options: Options) -> Run:
     """What to do with one target."""
     if command == "check":
         from bnlint.checker import check_target
-        from bnlint.registry import load_rules, select
+        from bnlint.registry import load_rules, own_codes, select
 
         loaded = select(load_rules(), options)
-        return lambda spec: iter(()) if spec.endswith(".toml") else check_target(spec, options, loaded)
+        rules = (*(item.code for item in loaded), *own_codes(options))
+
+        def check(spec: str) -> Iterator[TargetResult]:
+            found = iter(()) if spec.endswith(".toml") else check_target(spec, options, loaded)
+            return (replace(result, rules=rules) for result in found)
+
+        return check
 
     from bnlint.inventory import describe_target
 

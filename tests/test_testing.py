@@ -181,7 +181,11 @@ BROKEN: dict[str, tuple[type[Rule], str]] = {
     "fixed text differs": (rule(**invalid(fixed="model = nn.BatchNorm1d(4)")), "the fixed program is"),
     "fix leaves the fault": (
         rule(WrongEdit, **invalid(fixed="model = nn.BatchNorm1d(4, momentum=0.8)")),
-        "still fires on the fixed program",
+        "its fix leaves the finding where it was",
+    ),
+    "fix leaves the fault, in a case that states no fixed program": (
+        rule(WrongEdit, **invalid()),
+        "its fix leaves the finding where it was",
     ),
     "fix is no Python": (rule(WrongEdit, text="(", **invalid(fixed="model = 1")), "cannot be applied"),
     "fix is stated but not offered": (

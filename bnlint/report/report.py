@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnlint.diagnostic import Diagnostic, NotChecked, Severity, diagnostic_from_json, diagnostic_to_json
+from bnlint.page import Page
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class TargetResult:
     "failed" (not imported or not built).
     `step` says which step of the capture ladder was reached, `inputs` the traced input shapes with the batch axis,
     `assumed_inputs` whether bnlint chose them. `notes` are sentences for the reader: what was assumed, weights that
-    were not loaded. `data` is what `graph` and `norms` show.
+    were not loaded. `data` is what `graph` and `norms` show. `fail_level` is the lowest severity of a finding
+    that fails this target. `rules` are the codes that the run has selected for it, those of bnlint itself included.
     """
 
     target: str
@@ -31,6 +33,14 @@ class TargetResult:
     diagnostics: tuple[Diagnostic, ...] = ()
     not_checked: tuple[NotChecked, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    fail_level: str = "warning"
+    rules: tuple[str, ...] = ()
+
+    @property
+    def fails(self) -> bool:
+        """Whether some finding is at or above the level at which this target fails."""
+        level = Severity(self.fail_level).rank
+        return any(item.severity.rank >= level for item in self.diagnostics)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -44,6 +54,7 @@ class TargetResult:
             "diagnostics": [diagnostic_to_json(item) for item in self.diagnostics],
             "not_checked": [{"code": item.code, "reason": item.reason} for item in self.not_checked],
             "data": dict(self.data),
+            "rules": list(self.rules),
         }
 
     @classmethod
@@ -59,20 +70,25 @@ class TargetResult:
             diagnostics=tuple(diagnostic_from_json(item) for item in value["diagnostics"]),
             not_checked=tuple(NotChecked(item["code"], item["reason"]) for item in value["not_checked"]),
             data=value["data"],
+            rules=tuple(value["rules"]),
         )
 
 
 @dataclass(frozen=True)
 class Report:
-    """All targets of a run, in the order they were named."""
+    """All targets of a run, in the order they were named, and the pages of the installed rules."""
 
     targets: tuple[TargetResult, ...] = ()
+    pages: tuple[Page, ...] = ()
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Every finding once, sorted by place."""
-        unique = {item: None for target in self.targets for item in _keyed(target.diagnostics)}
-        return tuple(sorted((item.diagnostic for item in unique), key=lambda item: item.sort_key))
+        found = (item for target in self.targets for item in target.diagnostics)
+        unique: dict[tuple[Any, ...], Diagnostic] = {}
+        for item in found:
+            unique.setdefault(identity(item), item)
+        return tuple(sorted(unique.values(), key=lambda item: item.sort_key))
 
     @property
     def not_checked(self) -> tuple[NotChecked, ...]:
@@ -81,32 +97,15 @@ class Report:
     def count(self, severity: Severity) -> int:
         return sum(item.severity is severity for item in self.diagnostics)
 
-    def fails(self, level: Severity) -> bool:
-        """Whether some finding is at or above the level."""
-        return any(item.severity.rank >= level.rank for item in self.diagnostics)
+    @property
+    def fails(self) -> bool:
+        """Whether some target fails, at the level that its own settings state."""
+        return any(target.fails for target in self.targets)
 
 
-@dataclass(frozen=True)
-class _Keyed:
-    key: tuple[Any, ...]
-    diagnostic: Diagnostic = field(compare=False)
-
-
-def _keyed(diagnostics: tuple[Diagnostic, ...]) -> list[_Keyed]:
+def identity(item: Diagnostic) -> tuple[Any, ...]:
     """A finding about a place in the source or the facts alone is one, however many targets come across it."""
-    return [
-        _Keyed(
-            (
-                item.target if _about_target(item) else "",
-                item.location,
-                item.code,
-                item.module,
-                item.message,
-            ),
-            item,
-        )
-        for item in diagnostics
-    ]
+    return (item.target if _about_target(item) else "", item.location, item.code, item.module, item.message)
 
 
 def _about_target(item: Diagnostic) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import collections
+import json
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import MappingProxyType
 
 from bnlint.diagnostic import Applicability, Edit, Fix
@@ -48,6 +51,7 @@ POSITIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 _BLANK = (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
+_INSTALLED = frozenset(("site-packages", "dist-packages"))
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,12 @@ def is_literal(node: ast.expr) -> bool:
             return False
 
 
+def is_pure(node: ast.expr) -> bool:
+    """Whether an expression can be left out: it reads names and computes, and calls and binds nothing."""
+    acting = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
+    return not any(isinstance(item, acting) for item in ast.walk(node))
+
+
 def replace_argument(
     source: SourceFile, call: ast.Call, name: str, value: str, *, position: int | None = None
 ) -> Edit | None:
@@ -76,6 +86,8 @@ def replace_argument(
     `position` is the index at which the argument may be passed positionally (None: by keyword only).
     None when the argument is not a literal, or when *args or **kwargs may already pass it.
     """
+    if not is_written_out(source, call):
+        return None
     for keyword in call.keywords:
         if keyword.arg == name:
             return replace_span(source, keyword.value, value) if is_literal(keyword.value) else None
@@ -98,8 +110,33 @@ def remove_argument(source: SourceFile, call: ast.Call, name: str, *, position: 
     argument = _passed(call, name, position)
     if argument is None or not is_literal(argument.value if isinstance(argument, ast.keyword) else argument):
         return None
+    return next(iter(remove_arguments(source, call, [argument])), None)
+
+
+def remove_arguments(
+    source: SourceFile, call: ast.Call, arguments: Sequence[ast.expr | ast.keyword]
+) -> tuple[Edit, ...]:
+    """Take some arguments out of a call, neighbours together, each with its comma; nothing where none can be.
+
+    What the positional arguments behind them mean is the caller's business.
+    """
+    if not is_written_out(source, call):
+        return ()
     tokens = _Tokens(source, call)
-    first, last = tokens.around(source, argument)
+    every: list[ast.expr | ast.keyword] = sorted([*call.args, *call.keywords], key=source.start_of)
+    runs: list[list[ast.expr | ast.keyword]] = []
+    for before, argument in zip([None, *every], every, strict=False):
+        if argument in arguments:
+            if before in arguments:
+                runs[-1].append(argument)
+            else:
+                runs.append([argument])
+    return tuple(_removal(source, tokens, run[0], run[-1]) for run in runs)
+
+
+def _removal(source: SourceFile, tokens: _Tokens, head: ast.expr | ast.keyword, tail: ast.expr | ast.keyword) -> Edit:
+    """Take out what stands from one argument to another; a span without a comment in it where there is one."""
+    first, last = tokens.around(source, head)[0], tokens.around(source, tail)[1]
     before, after = tokens.code(first - 1, -1), tokens.code(last + 1, 1)
     start, end = _start(tokens.items[first]), _end(tokens.items[last])
     spans: list[tuple[Position, Position]] = []
@@ -121,15 +158,60 @@ def remove_argument(source: SourceFile, call: ast.Call, name: str, *, position: 
     return _edit(source, *(keeping or spans)[0], "")
 
 
+def insert_before_argument(source: SourceFile, call: ast.Call, argument: ast.expr, text: str) -> Edit:
+    """Write text in front of a positional argument and the parentheses around it."""
+    tokens = _Tokens(source, call)
+    place = _start(tokens.items[tokens.around(source, argument)[0]])
+    return _edit(source, place, place, text)
+
+
+def add_argument(source: SourceFile, call: ast.Call, text: str) -> Edit | None:
+    """Write an argument after the last one of a call."""
+    return _add_argument(source, call, text) if is_written_out(source, call) else None
+
+
+def swap_arguments(source: SourceFile, call: ast.Call, first: ast.expr, second: ast.expr) -> tuple[Edit, ...]:
+    """Exchange two positional arguments of a call; nothing where a comment between or behind them may mean one."""
+    if not is_written_out(source, call):
+        return ()
+    tokens = _Tokens(source, call)
+    places = []
+    for argument in (first, second):
+        begin, end = tokens.around(source, argument)
+        places.append((_start(tokens.items[begin]), _end(tokens.items[end])))
+    line = places[1][1][0]
+    if _has_comment(source, places[0][0], (line, len(source.lines[line - 1]) + 1)):
+        return ()
+    texts = [text_between(source, *place) for place in places]
+    if any("\n" in text or "\r" in text for text in texts):
+        return ()  # its lines are indented for the place where it stands
+    return tuple(_edit(source, *place, text) for place, text in zip(places, reversed(texts), strict=True))
+
+
+def text_between(source: SourceFile, start: Position, end: Position) -> str:
+    """The text between two positions of a file."""
+    starts = line_starts(source.text)
+    return source.text[starts[start[0] - 1] + start[1] - 1 : starts[end[0] - 1] + end[1] - 1]
+
+
+def is_written_out(source: SourceFile, node: ast.expr) -> bool:
+    """Whether an expression stands in the file as code: before Python 3.12 the inside of an f-string is one token."""
+    place = source.start_of(node)
+    return not any(token.type == tokenize.STRING and _start(token) <= place < _end(token) for token in source.tokens)
+
+
 def replace_span(source: SourceFile, node: Positioned, text: str) -> Edit:
     """Replace the text of a node. The parentheses around an expression are not part of it."""
     return _edit(source, source.start_of(node), source.end_of(node), text)
 
 
 def fix_with(title: str, edits: Edit | Iterable[Edit] | None, *, safe: bool = False) -> Fix:
-    """A fix from edits; without any it is advice. `safe` means that training numerics are unchanged."""
+    """A fix from edits; without any it is advice. `safe` means that training numerics are unchanged.
+
+    An edit of an installed package is none: the next installation would undo it.
+    """
     found = (edits,) if isinstance(edits, Edit) else tuple(edits or ())
-    if not found:
+    if not found or any(not _INSTALLED.isdisjoint(PurePath(edit.path).parts) for edit in found):
         return Fix(title)
     safe = safe and not any(isinstance(edit, CommentLosingEdit) for edit in found)
     plain = tuple(Edit(edit.path, edit.start, edit.end, edit.text) for edit in found)
@@ -140,7 +222,7 @@ def apply_edits(text: str, edits: Iterable[Edit]) -> str:
     """The text after the edits of one file. Equal edits count once.
 
     Raises ValueError when two edits overlap or insert at one place, when one lies outside the text, or when
-    the result is not Python.
+    the result is not what the name of the file promises: Python, YAML or JSON.
     """
     ordered = sorted(set(edits), key=lambda edit: (edit.start, edit.end, edit.text))
     if len({edit.path for edit in ordered}) > 1:
@@ -155,11 +237,32 @@ def apply_edits(text: str, edits: Iterable[Edit]) -> str:
         pieces += [text[done:start], edit.text]
         done, previous = end, edit
     result = "".join([*pieces, text[done:]])
-    try:
-        ast.parse(result)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"the edited text is not Python ({error})") from error
+    if ordered:
+        _require_parses(result, ordered[0].path)
     return result
+
+
+def _require_parses(text: str, path: str) -> None:
+    suffix = PurePath(path).suffix.lower()
+    try:
+        if suffix == ".json":
+            json.loads(text)
+        elif suffix in (".yaml", ".yml"):
+            _require_yaml(text)
+        else:
+            ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        kind = {".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}.get(suffix, "Python")
+        raise ValueError(f"the edited text is not {kind} ({error})") from error
+
+
+def _require_yaml(text: str) -> None:
+    import yaml  # which only a fix of a training file needs here
+
+    try:
+        collections.deque(yaml.parse(text), maxlen=0)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _passed(call: ast.Call, name: str, position: int | None) -> ast.keyword | ast.expr | None:

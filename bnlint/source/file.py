@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from bnlint import overlay
 from bnlint.diagnostic import Span
 from bnlint.errors import TargetError
 
@@ -64,7 +65,7 @@ class SourceFile:
         if not path.is_file():
             raise _unreadable(f"{shown} is not a regular file", "name a Python file", shown)
         try:
-            raw = path.read_bytes()
+            raw = overlay.read_bytes(path)
         except OSError as error:
             reason = error.strerror or str(error)
             raise _unreadable(f"{shown} cannot be read ({reason})", "check its permissions", shown) from error

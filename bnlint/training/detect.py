@@ -6,12 +6,13 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bnlint import overlay
 from bnlint.errors import BnlintError, ConfigurationError, DataFileError, UsageError
 from bnlint.source.file import display_path
-from bnlint.training.config import FIELDS, TrainingConfig
+from bnlint.training.config import FIELDS, TrainingConfig, TrainingFile
 from bnlint.training.dialects import Dialect, dialects, native, script
 from bnlint.training.documents import read_document
 from bnlint.training.value import Value
@@ -44,7 +45,13 @@ class Read:
 def read_file(name: str, config_map: Mapping[str, str] | None = None) -> Read:
     """The facts that one training file states; `DIALECT=FILE` names its dialect. Raises ConfigurationError."""
     wanted, path = split_dialect(name)
-    document = read_document(path)
+    read = read_as(read_document(path), path, wanted, config_map)
+    file = TrainingFile(str(path), read.dialect, config_map or {})
+    return replace(read, config=replace(read.config, files=(file,)))
+
+
+def read_as(document: Value, path: Path, wanted: str | None, config_map: Mapping[str, str] | None = None) -> Read:
+    """The facts of a document in a dialect, or in the one that it is found to be written in."""
     hits = _hits(document, config_map)
     mapped = TrainingConfig()
     if hits and config_map:
@@ -98,8 +105,7 @@ def is_training_file(path: Path, config_map: Mapping[str, str] | None = None) ->
 def _text_of(path: Path) -> str:
     """The beginning of a file that nobody could read; what is no text has no words."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(_MOST_BYTES)
+        return overlay.read_bytes(path, _MOST_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
 
@@ -107,7 +113,7 @@ def _text_of(path: Path) -> str:
 def is_python_configuration(path: Path) -> bool:
     """Whether a Python file states a training run as assignments and is no program."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = overlay.read_bytes(path).decode()
         if len(text) > _MOST_BYTES or re.search(r"^(async def|def|class) ", text, re.MULTILINE):
             return False
         dialect = _dialect_of(read_document(path), path, None)

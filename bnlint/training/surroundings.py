@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bnlint import overlay
 from bnlint.errors import BnlintError
 from bnlint.files import split_file
 from bnlint.source.file import display_path
@@ -52,7 +53,7 @@ def beside(target: Path, config_map: Mapping[str, str]) -> tuple[Read | None, tu
     texts: dict[Path, str] = {}
     for path in _data_files(target):
         try:
-            text = path.read_text(encoding="utf-8")
+            text = overlay.read_bytes(path).decode()
             lowered = text.lower()
             if not config_map and not any(word in lowered for word in _WORDS):
                 continue

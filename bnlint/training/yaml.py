@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from bnlint import overlay
 from bnlint.diagnostic import Span
 from bnlint.errors import ConfigurationError, DataFileError
 from bnlint.source.file import display_path
@@ -31,8 +32,7 @@ def read_text(path: Path) -> str:
     """The text of a configuration file; ConfigurationError when it is missing, too large or not UTF-8."""
     name = display_path(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = overlay.read_bytes(path, MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigurationError(f"{name} does not exist", "check the path of the training file") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL character

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnlint import overlay
 from bnlint.errors import ConfigurationError, TargetError
 from bnlint.source.file import SourceFile
 from bnlint.training.config import TrainingConfig
@@ -28,7 +29,7 @@ def matches(document: Value, path: Path) -> bool:
     if path.suffix != ".py":
         return False
     try:
-        if not _MAY_TRAIN.search(path.read_bytes()):
+        if not _MAY_TRAIN.search(overlay.read_bytes(path)):
             return False
     except OSError:
         return False

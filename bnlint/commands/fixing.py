@@ -1,0 +1,164 @@
+"""`--fix` and `--diff`: check, apply fixes to texts in memory, check those, and at the end write what held."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnlint.atomic import write_atomically
+from bnlint.commands.output import say, write
+from bnlint.diagnostic import Diagnostic
+from bnlint.errors import UsageError
+from bnlint.files import split_file
+from bnlint.fixes import Applied, File, apply_fixes, is_wanted
+from bnlint.page import is_always_shown
+from bnlint.report.words import counted, place
+from bnlint.session import Outcome
+
+PASSES = 50  # more than any file needs: what goes round in circles is seen earlier
+
+Check = Callable[[Mapping[str, bytes]], Outcome]  # of the files as they are, but for these contents
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What `--fix` has come to: the outcome of checking the changed files, them, and what became of each finding."""
+
+    outcome: Outcome
+    files: Mapping[str, File]
+    findings: tuple[Diagnostic, ...]
+    refused: tuple[tuple[Diagnostic, str], ...]
+
+    @property
+    def changed(self) -> tuple[File, ...]:
+        """The files that are not what they were, in the order of their paths."""
+        return tuple(self.files[path] for path in sorted(_texts(self.files)))
+
+
+def fix(check: Check, first: Outcome, *, unsafe: bool, roots: Sequence[Path]) -> Fixed:
+    """Apply fixes in passes until none is left, each pass checked again before it counts.
+
+    A fix that leaves its finding where it was, or after which a model cannot be checked any more, is refused.
+    """
+    outcome, files = first, dict[str, File]()
+    done: list[Diagnostic] = []
+    refused: dict[tuple[object, ...], tuple[Diagnostic, str]] = {}
+    most: int | None = None
+    seen = [_texts(files)]
+    for _ in range(PASSES):
+        wanted = [item for item in outcome.report.diagnostics if is_wanted(item, unsafe=unsafe)]
+        applied = apply_fixes([item for item in wanted if _key(item) not in refused], files, roots, most)
+        refused.update({_key(item): (item, why) for item, why in applied.refused})
+        if not applied.findings:
+            break
+        if _texts(applied.files) in seen:
+            refused.update({_key(item): (item, "another fix undoes it") for item in applied.findings})
+            continue
+        after = check({path: file.data for path, file in applied.files.items()})
+        broken = _broken(outcome, after)
+        if broken is None:
+            still = {_key(item): (item, "it does not silence the finding") for item in _still_found(applied, after)}
+            if not still:
+                outcome, files, most = after, dict(applied.files), None
+                done += applied.findings
+                seen.append(_texts(files))
+            refused.update(still)
+        elif len(applied.findings) == 1:
+            refused[_key(applied.findings[0])] = (applied.findings[0], f"with it, {broken}")
+            most = None
+        else:
+            most = len(applied.findings) // 2
+    return Fixed(outcome, files, tuple(done), tuple(refused.values()))
+
+
+def _texts(files: Mapping[str, File]) -> dict[str, str]:
+    """The texts that are not those on the disk."""
+    return {path: file.text for path, file in files.items() if file.data != file.before}
+
+
+def _key(finding: Diagnostic) -> tuple[object, ...]:
+    """What a finding is, wherever other fixes have moved its line."""
+    edits = () if finding.fix is None else tuple(edit.text for edit in finding.fix.edits)
+    path = None if finding.location is None else finding.location.path
+    return finding.code, finding.target, finding.module, path, finding.message, edits
+
+
+def _broken(before: Outcome, after: Outcome) -> str | None:
+    """What could be checked before and cannot be any more, in words."""
+    problems = [item for item in after.problems if item not in before.problems]
+    if problems:
+        return problems[0].message
+    known = Counter((item.code, item.target) for item in before.report.diagnostics if is_always_shown(item))
+    for item in after.report.diagnostics:
+        if is_always_shown(item):
+            known[item.code, item.target] -= 1
+            if known[item.code, item.target] < 0:
+                return f"{item.target}: {item.message}"
+    return None
+
+
+def _still_found(applied: Applied, after: Outcome) -> Iterator[Diagnostic]:
+    """The findings that were fixed, and that the same rule finds in the same module at the same line."""
+    found = {_place(item, Applied({}), after=True) for item in after.report.diagnostics}
+    return (item for item in applied.findings if _place(item, applied, after=False) in found)
+
+
+def _place(finding: Diagnostic, applied: Applied, *, after: bool) -> tuple[object, ...]:
+    span = finding.location
+    if span is None:
+        return finding.code, finding.target, finding.module, None, None
+    line = span.line if after else applied.line_now(span.path, span.line)
+    return finding.code, finding.target, finding.module, span.path, line
+
+
+# What becomes of it ----------------------------------------------------------------------------------------
+
+
+def save(fixed: Fixed) -> None:
+    """Write the changed files, each of them whole or not at all. Raises UsageError when one has changed meanwhile."""
+    for file in fixed.changed:
+        if Path(file.path).read_bytes() != file.before:
+            raise UsageError(f"{file.path} has changed while it was checked; nothing was written", "run again")
+        if not os.access(file.path, os.W_OK):
+            raise UsageError(f"{file.path} cannot be written; nothing was", "make it writable, or run without --fix")
+    for file in fixed.changed:
+        write_atomically(Path(file.path), file.data)
+
+
+def show(fixed: Fixed, output_file: str | None) -> None:
+    """Show what would be written as a unified diff, which `patch -p0` takes."""
+    write("".join(line for file in fixed.changed for line in _diff(file)), output_file)
+
+
+def _diff(file: File) -> Iterator[str]:
+    # not splitlines: a form feed ends no line for Python, nor for patch
+    old, new = (list(io.StringIO(text, newline="\n")) for text in (file.before.decode(file.encoding), file.text))
+    for line in difflib.unified_diff(old, new, file.path, file.path):
+        yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+
+
+def say_fixed(fixed: Fixed, *, written: bool) -> None:
+    """Say on standard error what was fixed, and what was not and why."""
+    for finding, reason in fixed.refused:
+        say(f"note: the fix of {finding.code} at {place(finding)} was not applied: {reason}")
+    if not fixed.findings:
+        return
+    codes = Counter(item.code for item in fixed.findings)
+    listed = ", ".join(f"{code} ({number})" if number > 1 else code for code, number in sorted(codes.items()))
+    files = ", ".join(file.path for file in fixed.changed)
+    verb = "Fixed" if written else "Would fix"
+    say(f"{verb} {counted(len(fixed.findings), 'finding')} in {files}: {listed}")
+
+
+def roots_of(specs: Iterable[str], training_files: Iterable[str]) -> tuple[Path, ...]:
+    """The folders whose files may be edited: the working folder, and those of what is named."""
+    named = (split_file(spec) for spec in specs)
+    folders = [Path(), *(Path(file[0]).parent for file in named if file is not None)]
+    folders += [Path(spec) for spec in specs if Path(spec).is_dir()]
+    folders += [Path(name).parent for name in training_files]
+    return tuple(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))

@@ -1,0 +1,139 @@
+"""Fixes: findings -> new contents of the files that their edits are for. Nothing is written here."""
+
+from __future__ import annotations
+
+import io
+import os
+import sysconfig
+import tokenize
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bnlint import overlay
+from bnlint.diagnostic import Applicability, Diagnostic, Edit
+from bnlint.source.edits import apply_edits
+
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to edit: what it held when the run began, its text now, and how that is written."""
+
+    path: str
+    before: bytes
+    text: str
+    encoding: str
+
+    @classmethod
+    def read(cls, path: str) -> File:
+        """Raises ValueError, with the reason in words, for a file that cannot be edited."""
+        try:
+            raw = overlay.read_bytes(Path(path))
+            encoding = "utf-8-sig"
+            if path.endswith(".py"):
+                encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
+            elif not raw.startswith(b"\xef\xbb\xbf"):
+                encoding = "utf-8"
+            return cls(path, raw, raw.decode(encoding), encoding)
+        except (OSError, SyntaxError, UnicodeError) as error:
+            raise ValueError(f"{path} cannot be read ({error})") from error
+
+    @property
+    def data(self) -> bytes:
+        """The file with its text now."""
+        return self.text.encode(self.encoding)
+
+    def edited(self, edits: Iterable[Edit]) -> File:
+        """The file after its edits. Raises ValueError, with the reason in words."""
+        changed = replace(self, text=apply_edits(self.text, edits))
+        try:
+            changed.data  # noqa: B018  # whether the new characters exist in its encoding
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{self.path} is {self.encoding}, which has no {error.object[error.start]!r}") from error
+        return changed
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What one pass changes: the files after it, the findings whose fixes were applied, and why others were not."""
+
+    files: Mapping[str, File]
+    findings: tuple[Diagnostic, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    refused: tuple[tuple[Diagnostic, str], ...] = ()
+
+    def line_now(self, path: str, line: int) -> int:
+        """Where a line of a file is after this pass."""
+        moved = 0
+        for edit in self.edits:
+            if edit.path == path and edit.start[0] < line:
+                moved += edit.text.count("\n") - (min(edit.end[0], line) - edit.start[0])
+            elif edit.path == path and edit.start == edit.end == (line, 1):
+                moved += edit.text.count("\n")
+        return line + moved
+
+
+def is_wanted(finding: Diagnostic, *, unsafe: bool) -> bool:
+    """Whether a finding has edits that may be applied."""
+    kind = Applicability.DISPLAY if finding.fix is None else finding.fix.applicability
+    return kind is Applicability.SAFE or (unsafe and kind is Applicability.UNSAFE)
+
+
+def apply_fixes(
+    findings: Sequence[Diagnostic], files: Mapping[str, File], roots: Sequence[Path], most: int | None = None
+) -> Applied:
+    """Apply the fixes of these findings, at most so many; what overlaps another is left for the next pass.
+
+    A fix is applied whole or not at all. `files` holds what earlier passes have changed, `roots` the folders whose
+    files may be edited.
+    """
+    texts = dict(files)
+    done: list[Diagnostic] = []
+    taken: set[Edit] = set()
+    refused: list[tuple[Diagnostic, str]] = []
+    for finding in findings:
+        if most is not None and len(done) == most:
+            break
+        assert finding.fix is not None
+        edits = set(finding.fix.edits)
+        if any(_overlap(edit, other) for edit in edits - taken for other in taken | edits if edit != other):
+            continue
+        try:
+            changed = {path: _edited(path, files, taken | edits, roots) for path in {edit.path for edit in edits}}
+        except ValueError as error:
+            refused.append((finding, str(error)))
+            continue
+        texts.update(changed)
+        taken |= edits
+        done.append(finding)
+    return Applied(texts, tuple(done), tuple(sorted(taken)), tuple(refused))
+
+
+def _edited(path: str, files: Mapping[str, File], edits: Iterable[Edit], roots: Sequence[Path]) -> File:
+    """A file with all edits for it that this pass has come to."""
+    file = files.get(path)
+    if file is None:
+        _require_own(path, roots)
+        file = File.read(path)
+    return file.edited(edit for edit in edits if edit.path == path)
+
+
+def _require_own(path: str, roots: Sequence[Path]) -> None:
+    """Raises ValueError for a file that belongs to an installed package, or to another project."""
+    real = Path(os.path.realpath(path))
+    installed = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
+    if any(part in _INSTALLED for part in real.parts) or any(real.is_relative_to(folder) for folder in installed):
+        raise ValueError(f"{path} belongs to an installed package")
+    if not any(real.is_relative_to(root) for root in roots):
+        raise ValueError(f"{path} lies outside the folders that are checked: run bnlint there")
+
+
+def _overlap(edit: Edit, other: Edit) -> bool:
+    """Whether two edits cannot both be made: they share text, or insert at one place."""
+    if edit.path != other.path:
+        return False
+    if edit.start == other.start:
+        return True
+    return edit.start < other.end and other.start < edit.end
