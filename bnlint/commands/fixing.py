@@ -7,7 +7,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnlint.atomic import write_atomically
@@ -47,32 +47,32 @@ def fix(check: Check, first: Outcome, *, unsafe: bool, roots: Sequence[Path]) ->
     """
     outcome, files = first, dict[str, File]()
     done: list[Diagnostic] = []
-    refused: dict[tuple[object, ...], tuple[Diagnostic, str]] = {}
+    refused: dict[_Place, tuple[Diagnostic, str]] = {}
     most: int | None = None
     seen = [_texts(files)]
     for _ in range(PASSES):
         wanted = [item for item in outcome.report.diagnostics if is_wanted(item, unsafe=unsafe)]
-        applied = apply_fixes([item for item in wanted if _key(item) not in refused], files, roots, most)
-        refused.update({_key(item): (item, why) for item, why in applied.refused})
+        applied = apply_fixes([item for item in wanted if _Place.of(item) not in refused], files, roots, most)
+        refused.update({_Place.of(item): (item, why) for item, why in applied.refused})
         if not applied.findings:
             break
         if _texts(applied.files) in seen:
-            refused.update({_key(item): (item, "another fix undoes it") for item in applied.findings})
+            refused.update({_Place.of(item): (item, "another fix undoes it") for item in applied.findings})
             continue
         after = check({path: file.data for path, file in applied.files.items()})
         broken = _broken(outcome, after)
-        if broken is None:
-            still = {_key(item): (item, "it does not silence the finding") for item in _still_found(applied, after)}
-            if not still:
-                outcome, files, most = after, dict(applied.files), None
-                done += applied.findings
-                seen.append(_texts(files))
-            refused.update(still)
-        elif len(applied.findings) == 1:
-            refused[_key(applied.findings[0])] = (applied.findings[0], f"with it, {broken}")
+        still = list(_still_found(applied, after))
+        if broken is not None and len(applied.findings) > 1:
+            most = len(applied.findings) // 2
+        elif broken is not None or still:
+            why = "it does not silence the finding" if broken is None else f"with it, {broken}"
+            refused.update({_Place.of(item): (item, why) for item in still or applied.findings})
             most = None
         else:
-            most = len(applied.findings) // 2
+            outcome, files, most = after, dict(applied.files), None
+            done += applied.findings
+            refused = {place.after(applied): said for place, said in refused.items()}
+            seen.append(_texts(files))
     return Fixed(outcome, files, tuple(done), tuple(refused.values()))
 
 
@@ -81,11 +81,25 @@ def _texts(files: Mapping[str, File]) -> dict[str, str]:
     return {path: file.text for path, file in files.items() if file.data != file.before}
 
 
-def _key(finding: Diagnostic) -> tuple[object, ...]:
-    """What a finding is, wherever other fixes have moved its line."""
-    edits = () if finding.fix is None else tuple(edit.text for edit in finding.fix.edits)
-    path = None if finding.location is None else finding.location.path
-    return finding.code, finding.target, finding.module, path, finding.message, edits
+@dataclass(frozen=True)
+class _Place:
+    """What tells a finding from others, however the text around it changes."""
+
+    code: str
+    target: str
+    module: str | None
+    path: str | None
+    line: int
+
+    @classmethod
+    def of(cls, finding: Diagnostic) -> _Place:
+        span = finding.location
+        path, line = (None, 0) if span is None else (span.path, span.line)
+        return cls(finding.code, finding.target, finding.module, path, line)
+
+    def after(self, applied: Applied) -> _Place:
+        """The same finding after the edits of a pass."""
+        return self if self.path is None else replace(self, line=applied.line_now(self.path, self.line))
 
 
 def _broken(before: Outcome, after: Outcome) -> str | None:
@@ -104,16 +118,8 @@ def _broken(before: Outcome, after: Outcome) -> str | None:
 
 def _still_found(applied: Applied, after: Outcome) -> Iterator[Diagnostic]:
     """The findings that were fixed, and that the same rule finds in the same module at the same line."""
-    found = {_place(item, Applied({}), after=True) for item in after.report.diagnostics}
-    return (item for item in applied.findings if _place(item, applied, after=False) in found)
-
-
-def _place(finding: Diagnostic, applied: Applied, *, after: bool) -> tuple[object, ...]:
-    span = finding.location
-    if span is None:
-        return finding.code, finding.target, finding.module, None, None
-    line = span.line if after else applied.line_now(span.path, span.line)
-    return finding.code, finding.target, finding.module, span.path, line
+    found = {_Place.of(item) for item in after.report.diagnostics}
+    return (item for item in applied.findings if _Place.of(item).after(applied) in found)
 
 
 # What becomes of it ----------------------------------------------------------------------------------------
