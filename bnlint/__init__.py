@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,8 +12,22 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "check"]
 
 
-def check(target: Any, inputs: Any = None, training: Any = None) -> Report:
-    """Check a live `nn.Module` or a target such as "model.py:Net"; see `bnlint.checker.check`."""
-    from bnlint.checker import check as run  # torch is imported on the first check, not with the package
+def check(
+    target: Any,
+    inputs: Any = None,
+    training: Any = None,
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    severity: Mapping[str, str] | None = None,
+    fail_level: str = "warning",
+) -> Report:
+    """Check a live `nn.Module` or a target such as "model.py:Net"; see `bnlint.checker.check`.
 
-    return run(target, inputs=inputs, training=training)
+    `select`, `ignore`, `severity` and `fail_level` mean what they do on the command line. Raises `UsageError` for a
+    rule or a level that does not exist. `Report.fails` says whether a finding is at or above the fail level.
+    """
+    from bnlint.checker import check as run  # torch is imported on the first check, not with the package
+    from bnlint.integrations.options import options_of
+
+    return run(target, inputs, training, options_of(select, ignore, severity, fail_level))

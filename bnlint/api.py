@@ -10,6 +10,7 @@ from bnlint.program.installed import installed_version, torch_version
 from bnlint.program.losses import LossInput, Mismatch, loss_inputs
 from bnlint.program.returned import returned_activation
 from bnlint.program.state import Mode
+from bnlint.program.undone import NORMS, Undone, undone
 from bnlint.program.values import Model, ModelOutput
 from bnlint.rule import Invalid, Rule, Valid
 from bnlint.training.config import Loader, TrainingConfig, pieces
@@ -17,6 +18,7 @@ from bnlint.training.scaling import BatchScaling, shown_rate
 
 __all__ = [
     "ENOUGH_SAMPLES",
+    "NORMS",
     "Applicability",
     "BatchScaling",
     "Context",
@@ -39,6 +41,7 @@ __all__ = [
     "Severity",
     "Span",
     "TrainingConfig",
+    "Undone",
     "Valid",
     "events",
     "happens_beside",
@@ -50,4 +53,5 @@ __all__ = [
     "returned_activation",
     "shown_rate",
     "torch_version",
+    "undone",
 ]

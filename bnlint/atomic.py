@@ -41,7 +41,6 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.utime(temporary)  # an empty content would keep the time of the old file
         temporary.replace(real)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -63,3 +62,4 @@ def _take_over(real: Path, before: os.stat_result, temporary: Path) -> None:
         with contextlib.suppress(PermissionError):  # only root may give a file away
             os.chown(temporary, before.st_uid, before.st_gid)
     shutil.copystat(real, temporary)
+    os.utime(temporary)  # it is new, whatever the time of the old file

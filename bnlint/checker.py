@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from bnlint import step_report
@@ -17,20 +15,21 @@ from bnlint.diagnostic import Diagnostic, Fix, NotChecked, Severity, Span
 from bnlint.errors import TargetError, UsageError
 from bnlint.files import split_file
 from bnlint.graph import inputs as model_inputs
+from bnlint.graph import live
 from bnlint.graph.build import Built
 from bnlint.graph.capture import Capture
 from bnlint.graph.inputs import ModelInputs
-from bnlint.linter import found_by, run_diagnostic, unsuppressed, with_severity
+from bnlint.linter import found_by, is_ignored_in, run_diagnostic, unsuppressed, with_severity
 from bnlint.options import Options
 from bnlint.page import page_of
-from bnlint.registry import Loaded, is_selected, known_words, load_rules, select
+from bnlint.registry import Loaded, is_selected, known_words, load_rules, own_codes, select
 from bnlint.report.report import Report, TargetResult
 from bnlint.scripts import ScriptFindings, check_script, is_about_script
 from bnlint.source.file import SourceFile, display_path
 from bnlint.source.suppressions import Suppressions
 from bnlint.steps import step_recorder
 from bnlint.target import LoadedTarget, NothingToCheck, load_targets
-from bnlint.training.config import TensorShape, TrainingConfig
+from bnlint.training.config import TrainingConfig
 from bnlint.training.detect import is_python_configuration, is_training_file
 from bnlint.training.documents import DATA_SUFFIXES
 from bnlint.training.facts import Facts, facts_of, read_inputs, resolve, stated_model
@@ -102,7 +101,8 @@ def _with_files(result: TargetResult, facts: Facts, options: Options, loaded: Se
         conflicts = (replace(with_severity(item, options), target=target) for item in facts.conflicts)
         found += unsuppressed(conflicts, context, options)
     if is_selected(page_of("BN905"), options):
-        for path in _data_files(facts.config):
+        shown = (path for path in _data_files(facts.config) if not is_ignored_in(path, page_of("BN905"), options))
+        for path in shown:
             found += _useless_comments(Suppressions.of_data(read_text(path)), path, target, options, loaded)
     return _with_diagnostics(replace(result, notes=(*facts.config.notes, *result.notes)), found)
 
@@ -423,7 +423,10 @@ class _SeenFile:
 
     def unused_suppressions(self, target: str) -> Iterator[Diagnostic]:
         """BN905 for each rule in a comment that ran on every model of the file and found nothing there."""
-        if self.source is None or not is_selected(page_of("BN905"), self.options):
+        page = page_of("BN905")
+        if self.source is None or not is_selected(page, self.options):
+            return
+        if is_ignored_in(self.source.path, page, self.options):
             return
         suppressions = Suppressions.of(self.source)
         yield from _useless_comments(suppressions, self.source.path, target, self.options, self.loaded)
@@ -442,30 +445,40 @@ def check(
     target: nn.Module | str,
     inputs: Any = None,
     training: TrainingConfig | Mapping[str, Any] | str | Path | None = None,
+    options: Options | None = None,
+    *,
+    keep_modes: bool = False,
 ) -> Report:
-    """Check a live module or a target such as "model.py:Net" with all rules.
+    """Check a live module or a target such as "model.py:Net", with all rules unless `options` select some.
 
     `inputs` holds shapes without the batch axis, one for each argument of the forward (`[(3, 224, 224)]`),
     tensors with the batch axis, or a mapping of either; `training` the training facts as a native mapping, a
     `TrainingConfig` or the path of a training file. The module's weights, buffers and modes and the random
-    state are left as they are. A target string is imported into this process.
+    state are left as they are. A target string is imported into this process. A live module is looked at in training
+    mode; with `keep_modes` in the modes that its parts are in, for a trainer that does not call `train()` itself.
     """
-    loaded, options = load_rules(), Options()
+    loaded, options = load_rules(), options or Options()
     selected = select(loaded, options)
     facts = facts_of(training, target if isinstance(target, str) else None)
     if inputs is not None:
-        facts = replace(facts, config=replace(facts.config, inputs=_stated_inputs(inputs)))
+        facts = replace(facts, config=replace(facts.config, inputs=live.stated_inputs(inputs)))
     if isinstance(target, str):
-        return Report(tuple(_check_spec(target, options, selected, facts)))
-    if not isinstance(target, nn.Module):
+        results = tuple(_check_spec(target, options, selected, facts))
+    elif isinstance(target, nn.Module):
+        with live.alone():
+            results = (_check_module(live.unwrapped(target), options, selected, facts, keep_modes=keep_modes),)
+    else:
         raise UsageError(
             f"the target is a value of type {type(target).__name__}",
             "give an nn.Module or a target such as 'model.py:Net'",
         )
-    return Report((_check_module(target, options, selected, facts),))
+    rules = (*(item.code for item in selected), *own_codes(options))
+    return Report(tuple(replace(item, fail_level=options.fail_level, rules=rules) for item in results))
 
 
-def _check_module(model: nn.Module, options: Options, loaded: Sequence[Loaded], facts: Facts) -> TargetResult:
+def _check_module(
+    model: nn.Module, options: Options, loaded: Sequence[Loaded], facts: Facts, *, keep_modes: bool
+) -> TargetResult:
     name = type(model).__name__
     read_source = _source_reader()
     stated = facts.config.inputs
@@ -473,36 +486,17 @@ def _check_module(model: nn.Module, options: Options, loaded: Sequence[Loaded], 
         capture = Capture(
             Built(model, "plain", ()),
             None if stated is None else model_inputs.given(stated, model, "inputs"),
-            rebuild=lambda: copy.deepcopy(model),
+            rebuild=lambda: live.real_copy(model),
             read_source=read_source,
             record_step=step_recorder(model, None, facts.config),
+            keep_modes=keep_modes,
         )
     except TargetError as error:
         return _failed(name, error, options)
-    result, _ = _lint(name, capture, Context(capture, facts.config, read_source), options, loaded)
+    context = Context(capture, facts.config, read_source)
+    result, _ = _lint(name, capture, context, options, loaded)
     result = replace(result, notes=(*facts.config.notes, *result.notes))
-    return _with_diagnostics(result, facts.conflicts)
-
-
-def _stated_inputs(inputs: Any) -> tuple[TensorShape, ...] | Mapping[str, TensorShape]:
-    """Tensors, shapes or a mapping of either as shapes without the batch axis."""
-    if isinstance(inputs, torch.Tensor):
-        return (_shape(inputs),)
-    if isinstance(inputs, Mapping):
-        return {str(name): _shape(item) for name, item in inputs.items()}
-    items = tuple(inputs)
-    if items and all(isinstance(item, int) for item in items):
-        return (_shape(items),)
-    return tuple(_shape(item) for item in items)
-
-
-def _shape(item: Any) -> TensorShape:
-    if isinstance(item, TensorShape):
-        return item
-    if not isinstance(item, torch.Tensor):
-        shapes = read_inputs([item if isinstance(item, Mapping) else list(item)])
-        assert isinstance(shapes, tuple)
-        return shapes[0]
-    if item.dim() == 0:
-        raise UsageError("an input is a tensor without a batch axis", "give tensors of shape (batch, ...)")
-    return TensorShape(tuple(item.shape[1:]), str(item.dtype).removeprefix("torch."))
+    if not is_selected(page_of("BN906"), options):
+        return result
+    conflicts = [replace(with_severity(item, options), target=name) for item in facts.conflicts]
+    return _with_diagnostics(result, unsuppressed(conflicts, context, options))

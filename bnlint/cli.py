@@ -12,6 +12,7 @@ from bnlint import __version__
 from bnlint.commands.parameters import (
     GroupedCommand,
     codes,
+    completion,
     named_shapes,
     option,
     options,
@@ -242,7 +243,7 @@ def bnlint(context: click.Context) -> None:
 
 
 @bnlint.command(cls=GroupedCommand)
-@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.argument("targets", nargs=-1, metavar="[TARGET]...", shell_complete=completion("files"))
 @_facts
 @_selection
 @_fixing
@@ -268,7 +269,7 @@ def check(**values: Any) -> int:
 
 
 @bnlint.command(cls=GroupedCommand)
-@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=completion("files"))
 @_facts
 @_color
 @_timeout
@@ -285,7 +286,7 @@ def graph(**values: Any) -> int:
 
 
 @bnlint.command(cls=GroupedCommand)
-@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=completion("files"))
 @_facts
 @_color
 @_timeout
@@ -302,7 +303,7 @@ def norms(**values: Any) -> int:
 
 
 @bnlint.command(cls=GroupedCommand)
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=completion("files"))
 @_facts
 @option(
     OUTPUT,
@@ -351,7 +352,7 @@ def rules(color: str | None) -> int:
 
 
 @bnlint.command(cls=GroupedCommand)
-@click.argument("word", required=False, metavar="CODE|NAME")
+@click.argument("word", required=False, metavar="CODE|NAME", shell_complete=completion("word"))
 @option(OUTPUT, "--all", "every", is_flag=True, help="Explain every rule.")
 @_color
 def rule(word: str | None, every: bool, color: str | None) -> int:
@@ -376,7 +377,20 @@ def new_rule(code: str, name: str, folder: str) -> int:
 
 
 @bnlint.command(cls=GroupedCommand)
-@click.argument("module", required=False)
+@click.argument("folders", nargs=-1, metavar="[FOLDER]...", shell_complete=completion("folders"))
+def clean(folders: tuple[str, ...]) -> int:
+    """Remove what bnlint has left behind.
+
+    Its caches and the temporary files of a run that was killed, in the working folder or the named folders and
+    below.
+    """
+    from bnlint.commands.clean import run_clean
+
+    return run_clean(folders)
+
+
+@bnlint.command(cls=GroupedCommand)
+@click.argument("module", required=False, shell_complete=completion("files"))
 def test_rules(module: str | None) -> int:
     """Run the cases of rules.
 

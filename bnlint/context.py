@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from bnlint.diagnostic import Fix, Span
+    from bnlint.diagnostic import Edit, Fix, Span
     from bnlint.graph.branches import Branch
     from bnlint.graph.capture import Capture
     from bnlint.graph.conversion import Loss
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from bnlint.graph.model_graph import ModelGraph
     from bnlint.graph.step.result import StepResult
     from bnlint.program.events import Export, Forward
+    from bnlint.program.fixes import ScriptFixes
     from bnlint.program.freezing import Freezing
     from bnlint.program.mode_layers import ModeLayers
-    from bnlint.program.module import Module
     from bnlint.program.own_evaluations import OwnEvaluation
     from bnlint.program.program import Program
     from bnlint.program.values import Allocation, Model
@@ -156,6 +156,11 @@ class Context:
 
         return receiver_of(event) or "the model"
 
+    def call_of(self, event: Forward | Export, method: str) -> str:
+        """A call of a method of the model of an event, as "self.model.eval()"; "eval() of the model" without a name."""
+        name = self.name_in(event)
+        return f"{method} of {name}" if " " in name else f"{name}.{method}"
+
     def handed_over(self, event: Forward | Export) -> tuple[str, str, Span] | None:
         """Where a function gets the model of an event: the model's name there, the function's, and the call.
 
@@ -165,29 +170,63 @@ class Context:
 
         return None if self.program is None else handed_over(event, self.program.source)
 
-    def insert_call(self, call: Forward | Export, method: str, *, title: str, loop: ast.AST | None = None) -> Fix:
-        """A fix that calls a method of a model (`eval()`) before the block in which the script calls or exports it.
+    @cached_property
+    def script_fixes(self) -> ScriptFixes:
+        """The fixes for what the script does."""
+        from bnlint.program.fixes import ScriptFixes
 
-        With a `loop` around that call the method is called in each of its passes.
-        """
-        from bnlint.program.events import Backward
-        from bnlint.program.insertion import insert_before
-
-        steps = () if self.program is None else self.program.of_kind(Backward)
-        training = frozenset(around for step in steps for around in step.where.loops)
-        return insert_before(call, method, title=title, loop=loop, training=training)
-
-    def insert_after(self, module: Module, node: ast.AST, text: str, *, title: str) -> Fix:
-        """A fix that writes statements behind the one that a node of a script stands in; else advice."""
-        from bnlint.program.insertion import insert_after
-
-        return insert_after(module.source, node, text, title=title)
+        assert self.program is not None
+        return ScriptFixes(self.program, self._read_source)
 
     def override_train(self, source: SourceFile, evaluating: ast.AST, *, title: str) -> Fix:
         """A fix that gives the class around a call of `eval()` a `train()` that repeats it; else advice."""
-        from bnlint.program.insertion import override_train
+        from bnlint.program.norm_fixes import override_train
+        from bnlint.source.edits import fix_with
 
-        return override_train(source, evaluating, title=title)
+        return fix_with(title, override_train(source, evaluating))
+
+    def keep_frozen(self, layers: Iterable[Layer], *, title: str, advice: str) -> Fix:
+        """A fix that gives the class around frozen norms a `train()` that sets them to evaluation mode; else advice."""
+        from bnlint.program.norm_fixes import keep_frozen
+        from bnlint.source.edits import fix_with
+
+        paths = [f"{layer.path}." for layer in layers]
+        parts = paths[0].split(".")[:-2]
+        around = (".".join(parts[:count]) for count in range(len(parts), -1, -1))
+        shared = [path for path in around if all(item.startswith(f"{path}." if path else "") for item in paths)]
+        names = [type(self.modules[path]).__name__ for path in shared]
+        edit = None if self.source is None else keep_frozen(self.source, names)
+        return fix_with(advice if edit is None else title, edit)
+
+    def is_argument(self, span: Span) -> bool:
+        """Whether what stands at a span is an argument of a call: no value of a variable, which others may read."""
+        import ast
+
+        source = self.read_source(span.path)
+        calls = () if source is None else (item for item in ast.walk(source.tree) if isinstance(item, ast.Call))
+        given = (value for call in calls for value in (*call.args, *(item.value for item in call.keywords)))
+        return source is not None and any(source.span_of(value) == span for value in given)
+
+    def convert_before_wrap(self, *, title: str) -> Fix:
+        """A fix that converts the script's models to SyncBatchNorm before it wraps them; else advice."""
+        from bnlint.program.program import Program
+        from bnlint.program.sync_fixes import convert_before_wraps
+        from bnlint.source.edits import fix_with
+
+        wrap = self.training.span("strategy")
+        source = None if wrap is None else self.read_source(wrap.path)
+        if wrap is None or source is None:
+            return fix_with(title, None)
+        return fix_with(title, convert_before_wraps(Program.of(source, self._read_source), wrap))
+
+    def ask_trainer(self, *, title: str) -> Fix:
+        """A fix that asks the script's Trainer for SyncBatchNorm, in the call that states the ranks; else advice."""
+        from bnlint.program.sync_fixes import ask_trainer
+        from bnlint.source.edits import fix_with
+
+        span = self.training.span("strategy", "world_size")
+        source = None if span is None else self.read_source(span.path)
+        return fix_with(title, None if span is None or source is None else ask_trainer(source, span))
 
     @cached_property
     def own_evaluations(self) -> tuple[OwnEvaluation, ...]:
@@ -322,12 +361,72 @@ class Context:
         """Whether a layer's running statistics had left their initial values when the model was handed over."""
         return layer.path in self._capture.updated_statistics
 
-    def replace_fact(self, name: str, value: str, *, title: str) -> Fix:
-        """A fix that writes another value where a file of the user states a fact; else advice."""
-        from bnlint.source.edits import fix_with
-        from bnlint.training.literal import replace_fact
+    def state_facts(self, facts: Mapping[str, Any], *, title: str) -> Fix:
+        """A fix that makes a training file, or the literals of the program, state these facts; else advice.
 
-        return fix_with(title, replace_fact(self.training, name, value))
+        A fact that its file does not state yet is written beside the others, in the words of its framework.
+        """
+        from bnlint.source.edits import fix_with
+        from bnlint.training.restate import restate
+
+        return fix_with(title, restate(self.training, facts))
+
+    def drop_last_batch(self, place: Span | None, *, title: str) -> Fix:
+        """A fix that lets the loader that a script builds at a place drop its last batch; else advice.
+
+        Advice too for a loader that something else than training draws from.
+        """
+        from bnlint.training.script.rewriting import drop_last
+
+        return self._rewritten(place, drop_last, title)
+
+    def spare_from_decay(self, place: Span | None, *, title: str) -> Fix:
+        """A fix that gives the optimiser of a script a group without weight decay, for parameters of one axis."""
+        from bnlint.training.script.rewriting import parameter_groups
+
+        return self._rewritten(place, parameter_groups, title)
+
+    def _rewritten(self, place: Span | None, edit: Callable[[SourceFile, Span], Edit | None], title: str) -> Fix:
+        from bnlint.source.edits import fix_with
+
+        source = None if place is None else self.read_source(place.path)
+        return fix_with(title, None if source is None or place is None else edit(source, place))
+
+    def exchange_neighbours(self, first: str, second: str, *, title: str) -> Fix:
+        """A fix that exchanges two modules that follow each other in a literal `nn.Sequential(...)`; else advice."""
+        from bnlint.source.edits import fix_with
+        from bnlint.source.sequential import exchanged
+
+        found = self._neighbours(first, second)
+        return fix_with(title, None if found is None else exchanged(*found))
+
+    def remove_neighbour(self, first: str, second: str, *, title: str, keep_second: bool = False) -> Fix:
+        """A fix that takes one of two modules out of a literal `nn.Sequential(...)`, the second one; else advice."""
+        from bnlint.source.edits import fix_with
+        from bnlint.source.sequential import without
+
+        found = self._neighbours(first, second)
+        return fix_with(title, None if found is None else without(*found, keep_second=keep_second))
+
+    def _neighbours(self, first: str, second: str) -> tuple[SourceFile, Span, Span] | None:
+        """The file that builds two neighbours of an `nn.Sequential`, and the two calls; None with loaded weights."""
+        from torch import nn
+
+        parent, (one, other) = first.rpartition(".")[0], (self.span_of(first), self.span_of(second))
+        if second.rpartition(".")[0] != parent or type(self.modules.get(parent)) is not nn.Sequential:
+            return None
+        source = None if one is None else self.read_source(one.path)
+        return None if source is None or one is None or other is None or self.loads_weights else (source, one, other)
+
+    def replace_with_group_norms(self, layers: Iterable[Layer], *, advice: str) -> Fix:
+        """A fix that puts a GroupNorm in the place of these layers and the others of their lines; else advice.
+
+        Advice as well where weights are loaded, or where a line builds a layer that the run keeps frozen.
+        """
+        from bnlint.graph.replacement import group_norms
+
+        self.graph()  # the shapes are those of the recorded calls
+        return group_norms(() if self.training.pretrained else layers, self.frozen, advice)
 
     def was_evaluating(self, layer: Layer) -> bool:
         """Whether a layer was in evaluation mode when the model was handed over, and the model itself was not."""
@@ -355,6 +454,12 @@ class Context:
         if source is None or call is None:
             return fix_with(title, None)
         return fix_with(title, replace_argument(source, call, name, value, position=position), safe=safe)
+
+    def add_call_argument(self, source: SourceFile, call: ast.Call, text: str, *, title: str) -> Fix:
+        """A fix that gives a call one more argument, which leaves training as it is; else advice."""
+        from bnlint.source.edits import add_argument, fix_with
+
+        return fix_with(title, add_argument(source, call, text), safe=True)
 
     def read_source(self, path: str) -> SourceFile | None:
         """The parsed source file that a span points into; None when there is no readable file."""

@@ -101,14 +101,18 @@ def _expand_folder(folder: str, exclude: Sequence[str]) -> list[str]:
 
 
 def _python_files(folder: Path, exclude: Sequence[str]) -> Iterator[Path]:
+    for here, names in walk(folder, exclude):
+        yield from (here / name for name in names if name.endswith(".py") and not _is_excluded(here / name, exclude))
+
+
+def walk(folder: Path, exclude: Sequence[str] = ()) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it that are searched, each with the names of its files, in a fixed order."""
     for place, folders, files in os.walk(folder):
         here = Path(place)
         folders[:] = sorted(
             name for name in folders if not _is_skipped(here / name) and not _is_excluded(here / name, exclude)
         )
-        for name in sorted(files):
-            if name.endswith(".py") and not _is_excluded(here / name, exclude):
-                yield here / name
+        yield here, sorted(files)
 
 
 def _is_skipped(folder: Path) -> bool:
@@ -121,14 +125,31 @@ def is_excluded(path: Path, exclude: Sequence[str], root: Path) -> bool:
     return any(_is_excluded(place, exclude) for place in (absolute, *absolute.parents) if top in place.parents)
 
 
+def is_left_out(path: Path, exclude: Sequence[str]) -> bool:
+    """Whether a folder target would leave out a path: a pattern names it or a folder on the way to it, or that folder
+    is one of those that are never searched. Patterns count from the working folder."""
+    try:
+        way = Path(os.path.relpath(path))
+    except ValueError:  # on another drive of Windows
+        way = path
+    places = [place for place in (way, *way.parents) if place.name not in ("", "..")]
+    return any(_is_excluded(place, exclude) for place in places) or any(map(_is_skipped, places[1:]))
+
+
 def _is_excluded(path: Path, exclude: Sequence[str]) -> bool:
     """Whether a pattern names the path: its name, the path as it is, or from the top of the file system."""
     if not exclude:
         return False
     typed = path.as_posix()
     absolute = Path(os.path.abspath(path)).as_posix()  # noqa: PTH100  # a link is excluded as it is named
-    forms = (path.name, typed, f"./{typed}", absolute)  # ./ lets **/ match at the top
-    return any(fnmatch.fnmatchcase(form, pattern.removesuffix("/")) for pattern in exclude for form in forms)
+    forms = (path.name, typed, absolute)
+    return any(_matches(pattern.removesuffix("/").removeprefix("./"), forms) for pattern in exclude)
+
+
+def _matches(pattern: str, forms: Sequence[str]) -> bool:
+    if pattern.startswith("**/") and _matches(pattern.removeprefix("**/"), forms):
+        return True  # any depth is also none
+    return any(fnmatch.fnmatchcase(form, pattern) for form in forms)
 
 
 def _may_hold_model(path: Path) -> bool:

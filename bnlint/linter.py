@@ -14,7 +14,7 @@ from bnlint import overlay
 from bnlint.context import Context
 from bnlint.diagnostic import Diagnostic, Fix, NotChecked, Severity
 from bnlint.options import Options
-from bnlint.page import is_always_shown, page_of
+from bnlint.page import Page, is_always_shown, page_of
 from bnlint.registry import Loaded, fit
 from bnlint.source.suppressions import Suppressions
 from bnlint.training.documents import DATA_SUFFIXES
@@ -158,12 +158,16 @@ def _is_ignored(diagnostic: Diagnostic, context: Context, options: Options) -> b
         for path in modules
     ):
         return True
-    codes: list[str] = []
     path = diagnostic.location.path if diagnostic.location else context.source.path if context.source else None
-    if path is not None and options.file_ignores:
-        codes += _codes_at(Path(path).name, options.file_ignores)
-        codes += _codes_at(Path(os.path.abspath(path)).as_posix(), options.file_ignores)  # noqa: PTH100  # as named
-    return any(fit(code, diagnostic) for code in codes)
+    return path is not None and is_ignored_in(path, diagnostic, options)
+
+
+def is_ignored_in(path: str | Path, said: Diagnostic | Page, options: Options) -> bool:
+    """Whether the settings leave out what a rule, or bnlint itself, says of a file."""
+    if not options.file_ignores:
+        return False
+    places = (Path(path).name, Path(os.path.abspath(path)).as_posix())  # noqa: PTH100  # a link is meant as it is named
+    return any(fit(code, said) for place in places for code in _codes_at(place, options.file_ignores))
 
 
 def _codes_at(place: str, ignored: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bnlint.diagnostic import Diagnostic, Severity
 
@@ -22,6 +24,11 @@ class Page:
     def page(self) -> str:
         """The documentation, as Markdown without a title."""
         return inspect.cleandoc(self.text)
+
+
+def page_from_json(value: Mapping[str, Any]) -> Page:
+    """The page of which `dataclasses.asdict` made this."""
+    return Page(**{**value, "severity": Severity(value["severity"])})
 
 
 PAGES: tuple[Page, ...] = (

@@ -16,7 +16,7 @@ from types import ModuleType
 from bnlint.diagnostic import Diagnostic, Severity
 from bnlint.errors import RuleLoadError, UsageError
 from bnlint.options import Options
-from bnlint.page import PAGES, Page
+from bnlint.page import ALWAYS_SHOWN, PAGES, Page
 from bnlint.rule import Invalid, Rule, Valid
 from bnlint.training.config import FIELDS
 
@@ -43,6 +43,16 @@ class Loaded:
     @property
     def name(self) -> str:
         return self.rule.name
+
+    @property
+    def preview(self) -> bool:
+        return self.rule.preview
+
+    @property
+    def page(self) -> Page:
+        """What is said about the rule, without the rule."""
+        rule = self.rule
+        return Page(rule.code, rule.name, rule.severity, rule.page(), rule.fixable, rule.preview)
 
 
 def load_rules() -> tuple[Loaded, ...]:
@@ -190,6 +200,7 @@ def select(loaded: Sequence[Loaded], options: Options) -> tuple[Loaded, ...]:
                 place = options.places.get(f"{name} {selector}", f"--{name}")
                 raise UsageError(f"{place} {selector} names no rule", _suggestion(selector, known))
     _check_severities(options, known)
+    _check_previews(options, known)
     return tuple(item for item in loaded if is_selected(item.rule, options))
 
 
@@ -203,6 +214,11 @@ def is_selected(rule: Rule | Page, options: Options) -> bool:
     return max(chosen, int(by_default)) > ignored
 
 
+def own_codes(options: Options) -> tuple[str, ...]:
+    """The codes of bnlint itself that a run shows."""
+    return tuple(page.code for page in PAGES if page.code in ALWAYS_SHOWN or is_selected(page, options))
+
+
 _EXACT = 100
 
 
@@ -211,6 +227,20 @@ def fit(selector: str, rule: Rule | Page | Loaded | Diagnostic) -> int:
     if selector in (rule.code, rule.name):
         return _EXACT
     return len(selector) if len(selector) > 1 and rule.code.startswith(selector) else 0
+
+
+def _check_previews(options: Options, known: Sequence[Loaded | Page]) -> None:
+    """Raise `UsageError` for a prefix of rules that would not run: nothing would be checked, and pass for clean."""
+    for name in () if options.preview else ("select", "extend_select"):
+        flag = name.replace("_", "-")
+        for selector in getattr(options, name):
+            fitting = [item for item in known if fit(selector, item)]
+            if all(item.preview and fit(selector, item) < _EXACT for item in fitting):
+                place = options.places.get(f"{flag} {selector}", f"--{flag}")
+                raise UsageError(
+                    f"{place} {selector} names rules in preview alone, which do not run",
+                    f"name each by its code, as {fitting[0].code}, or run all of them with --preview",
+                )
 
 
 def _check_severities(options: Options, known: Sequence[Loaded | Page]) -> None:

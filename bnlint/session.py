@@ -23,6 +23,7 @@ from bnlint.diagnostic import Diagnostic, Fix, Severity, Span
 from bnlint.errors import BnlintError
 from bnlint.files import split_file
 from bnlint.options import Options
+from bnlint.page import Page, page_from_json
 from bnlint.report.report import Report, TargetResult
 
 STARTUP_SECONDS = 180.0  # importing torch from a cold network disk takes half of this
@@ -96,6 +97,8 @@ def run(
     A request that is an error is a problem of the outcome, beside what the others bring. `contents` stand for the files
     at their paths.
     """
+    if isinstance(requests, Sequence) and all(isinstance(item, BnlintError) for item in requests):
+        return _Session(command, requests, listener or Listener()).outcome()
     start = partial(_Worker, contents or {})
     worker = start()  # it imports torch while the folders are searched
     try:
@@ -199,12 +202,13 @@ class _Session:
         self.pending = dict(self.options)
         self.problems = [Problem(item.message, item.hint) for item in requests if isinstance(item, BnlintError)]
         self._results: dict[str, list[TargetResult]] = {}
+        self._pages: tuple[Page, ...] = ()
         self._without_answer: set[str] = set()
 
     def outcome(self) -> Outcome:
         results = {spec: self._results[spec] for spec in self.options if spec in self._results}
         without_model = (spec for spec in self.options if spec not in results and spec not in self._without_answer)
-        report = Report(tuple(result for found in results.values() for result in found))
+        report = Report(tuple(result for found in results.values() for result in found), self._pages)
         return Outcome(report, tuple(dict.fromkeys(self.problems)), tuple(without_model))
 
     def drive(self, worker: _Worker) -> None:
@@ -234,6 +238,8 @@ class _Session:
                     deadline = time.monotonic() + self.options[spec].timeout
                     worker.forget_printed()
                     self.listener.started(spec, len(self.options) - len(self.pending), len(self.options))
+                case {"pages": pages}:
+                    self._pages = tuple(page_from_json(page) for page in pages)
                 case {"result": result, "spec": spec}:
                     self._keep(spec, TargetResult.from_json(result))
                 case {"end": spec}:

@@ -25,7 +25,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import IO, TYPE_CHECKING, Any
 
 from bnlint import overlay
@@ -100,6 +100,10 @@ def _serve(request: dict[str, Any], lifeline: IO[bytes], answer: Answer) -> None
         _watch(lifeline)
     elif len(runs) > 1:
         _import_what_forwards_need()
+    if request["command"] == "check" and runs:
+        from bnlint.registry import load_rules
+
+        answer({"pages": [asdict(item.page) for item in load_rules()]})
     gc.freeze()
     for spec, run in runs:
         if FORKS:

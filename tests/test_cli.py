@@ -155,14 +155,6 @@ def test_options_survive_the_way_to_the_worker() -> None:
 # Exit status and streams
 
 
-@pytest.mark.parametrize("output_format", ["full", "concise", "json"])
-def test_findings_give_status_one_in_every_format(project: Path, output_format: str) -> None:
-    run = bnlint("check", "faulty.py", *BATCH_OF_ONE, "--output-format", output_format, cwd=project)
-    assert run.status == 1
-    assert "BN101" in run.out
-    assert run.err == ""
-
-
 @pytest.mark.parametrize(
     ("flags", "status"),
     [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from bnlint.commands.fixing import Fixed, fix, roots_of, save, show
+from bnlint.commands.fixing import Check, Fixed, fix, roots_of, save, show, wanted
 from bnlint.diagnostic import Applicability, Diagnostic, Edit, Fix, Severity, Span
 from bnlint.errors import UsageError
 from bnlint.fixes import Applied, File, apply_fixes, is_wanted
@@ -172,8 +173,8 @@ def text_of(contents: Mapping[str, bytes]) -> str:
     return contents.get("m.py", LINES.encode()).decode()
 
 
-def run(check: object, *, unsafe: bool = True) -> Fixed:
-    return fix(check, check({}), unsafe=unsafe, roots=(Path.cwd(),))  # type: ignore[arg-type, operator]
+def run(check: Check) -> Fixed:
+    return fix(check, check({}), partial(wanted, unsafe=True), (Path.cwd(),))
 
 
 def test_passes_go_on_until_nothing_is_left() -> None:

@@ -213,6 +213,7 @@ def test_a_comment_that_names_no_rule_is_a_finding() -> None:
     ("text", "options"),
     [
         pytest.param(UNUSED, {"ignore": ("BN905",)}, id="BN905 ignored"),
+        pytest.param(UNUSED, {"file_ignores": {"model.py": ["BN9"]}}, id="BN905 ignored in this file"),
         pytest.param(UNUSED, {"spec": "model.py:model"}, id="another object of the file may need it"),
         pytest.param(UNUSED.replace("TS101", "TS104"), {}, id="rule was not checked"),
         pytest.param(UNUSED.replace("TS101", "TS999"), {}, id="rule was not selected"),
@@ -519,3 +520,5 @@ def test_a_comment_in_a_training_file_that_can_suppress_nothing_is_said(
     said = {item.code: item.message for item in result.diagnostics}
     assert ("BN906" in said) is (words is not None)
     assert words is None or words in said["BN905"]
+    (result,) = check_target(str(path), Options(file_ignores={"train.yaml": ["BN905"]}), load_rules())
+    assert "BN905" not in {item.code for item in result.diagnostics}

@@ -66,6 +66,7 @@ def test_wheel_names_the_command_and_the_rule_package(wheel: zipfile.ZipFile) ->
     assert {section: dict(entry_points[section]) for section in entry_points.sections()} == {
         "console_scripts": {"bnlint": "bnlint.cli:main"},
         "bnlint.rules": {"builtin": "bnlint_rules"},
+        "pytest11": {"bnlint": "bnlint.integrations.pytest_plugin"},
     }
 
 

@@ -84,6 +84,7 @@ def test_a_finding_shows_its_place_its_numbers_and_what_the_fix_does() -> None:
         "    + self.norm = nn.BatchNorm2d(8, momentum=0.1)\n"
         "\n"
         "model.py:Net: traced with input [2, 8, 4, 4]\n"
+        "1 finding fixable with --fix --unsafe-fixes.\n"
         "Found 1 error in 1 model.\n"
     )
 

@@ -27,50 +27,49 @@ class Baselines:
         self._requests = requests
         self._flag: str | None = values["baseline"]
         self._to_write: str | None = values["write_baseline"]
+        self._prune: bool = values["prune_baseline"]
         self._quiet: bool = values["quiet"]
         self._read: dict[Path, Baseline] = {}
         if self._to_write is None:
             first = self._file_of(".")
             if first is not None:
                 self._of(first)
-            elif values["prune_baseline"]:
+            elif self._prune:
                 raise UsageError("--prune-baseline has no baseline", "name one with --baseline, or in the settings")
         elif Path(self._to_write).exists():
             self._of(Path(self._to_write))
 
-    def hide(self, report: Report) -> Report:
-        """The report without what is known; says on standard error how much that is."""
+    def without_known(self, report: Report) -> Report:
+        """The report without what the baselines list."""
         if self._to_write is not None:
             return report
         targets = list(report.targets)
-        files = self._parts(report)
-        for file, numbers in files.items():
+        for file, numbers in self._parts(report).items():
             rest, _ = self._of(file).filter(_part(report, numbers))
             for number, target in zip(numbers, rest.targets, strict=True):
                 targets[number] = target
-        shown = replace(report, targets=tuple(targets))
+        return replace(report, targets=tuple(targets))
+
+    def say_hidden(self, report: Report, shown: Report) -> None:
+        """Say on standard error how much of the whole report of a run is not shown."""
         hidden = len(report.diagnostics) - len(shown.diagnostics)
         if hidden and not self._quiet:
-            say(f"note: {counted(hidden, 'known finding')} hidden by {_names(files)}")
-        return shown
+            say(f"note: {counted(hidden, 'known finding')} hidden by {_names(self._parts(report))}")
 
-    def prune(self, report: Report) -> None:
-        """Take out of the baselines what the whole report of a run no longer has."""
+    def follow_up(self, report: Report) -> None:
+        """Take out of the baselines what the whole report of a run no longer has, or say how much that is."""
         for file, numbers in self._parts(report).items():
-            before = self._of(file)
-            after = before.pruned(_part(report, numbers))
-            if after != before:
+            before, part = self._of(file), _part(report, numbers)
+            stale = sum(entry.count for entry in before.stale(part))
+            if not self._prune:
+                if stale and not self._quiet:
+                    what = counted(stale, "known finding")
+                    say(f"note: {what} in {display_path(file)} no longer found: --prune-baseline removes what is gone")
+                continue
+            after = before.pruned(part)
+            if stale:
                 after.write(file)
-            removed = counted(before.count - after.count, "finding")
-            say(f"Removed {removed} from {display_path(file)}: {after.count} left")
-
-    def say_stale(self, report: Report) -> None:
-        """Say how much the baselines list that the whole report of a run no longer has."""
-        files = self._parts(report)
-        found = (entry for file, numbers in files.items() for entry in self._of(file).stale(_part(report, numbers)))
-        stale = sum(entry.count for entry in found)
-        if stale and not self._quiet:
-            say(f"note: {counted(stale, 'known finding')} no longer found: remove with --prune-baseline")
+            say(f"Removed {counted(stale, 'finding')} from {display_path(file)}: {after.count} left")
 
     def write(self, report: Report) -> int:
         """List all findings in the file of `--write-baseline`; the exit status, 1 for what no file may list."""

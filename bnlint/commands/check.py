@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from bnlint.commands.baselines import Baselines
 from bnlint.commands.output import say
 from bnlint.commands.requests import Requests, file_of
-from bnlint.commands.results import write_results
-from bnlint.commands.running import complained, listener, say_without_model
+from bnlint.commands.results import BESIDE, require_format, write_results
+from bnlint.commands.running import complained, listener, say_excluded, say_without_model
 from bnlint.errors import UsageError
-from bnlint.options import Options
 from bnlint.report.report import Report
 from bnlint.session import Outcome, run
+
+PRINTED = ("output_format", "output_file", "statistics", *BESIDE)  # what `--write-baseline` does not print
+# Flags beside which others make no sense: a watched file must not be changed by who watches it, for one.
+EXCLUSIVE = {
+    "quiet": ("verbose",),
+    "show_files": ("show_settings",),
+    "watch": ("fix", "diff", "write_baseline", "prune_baseline", "output_file", *BESIDE),
+    "write_baseline": ("fix", "diff", "baseline", "prune_baseline", *PRINTED),
+    "diff": ("prune_baseline",),
+}
 
 
 def run_check(values: Mapping[str, Any]) -> int:
@@ -32,8 +43,6 @@ def run_check(values: Mapping[str, Any]) -> int:
 
 def _require_sense(values: Mapping[str, Any]) -> None:
     """Raise `UsageError` for flags that contradict each other."""
-    if values["quiet"] and values["verbose"]:
-        raise UsageError("--quiet and --verbose exclude each other", "leave one of them out")
     if values["diff"] and (values["output_format"] or "full") not in ("full", "concise"):
         raise UsageError(
             f"--diff prints a diff, and --output-format {values['output_format']} asks for something else",
@@ -41,8 +50,11 @@ def _require_sense(values: Mapping[str, Any]) -> None:
         )
     if values["unsafe_fixes"] and not (values["fix"] or values["diff"]):
         raise UsageError("--unsafe-fixes alone applies nothing", "give --fix, or --diff to see what it would change")
-    if values["write_baseline"] and (values["fix"] or values["diff"]):
-        raise UsageError("--write-baseline lists what is found, and --fix changes that", "run one after the other")
+    for flag, others in EXCLUSIVE.items():
+        other = next((name for name in others if values[flag] and values[name]), None)
+        if other:
+            one, two = (f"--{name.replace('_', '-')}" for name in (flag, other))
+            raise UsageError(f"{one} and {two} exclude each other", "run one after the other, or leave one of them out")
 
 
 class _Run:
@@ -51,6 +63,7 @@ class _Run:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
         self.requests = Requests(values)
+        require_format(values, self.requests.settings)
         self.listener = listener(quiet=values["quiet"], talkative=self._talkative)
         self._started = time.monotonic()
 
@@ -60,20 +73,28 @@ class _Run:
 
     def status(self) -> int:
         values = self.values
+        baselines = Baselines(self.requests, values)
         outcome = self.check({})
         changed = False
         if values["diff"] or values["fix"]:
-            outcome, changed = self._fixed(outcome)
-        if not values["diff"] and (outcome.report.targets or not outcome.problems):
-            write_results(outcome.report, values, self.requests.settings, time.monotonic() - self._started)
+            outcome, changed = self._fixed(outcome, baselines)
+        report = baselines.without_known(outcome.report)
+        baselines.say_hidden(outcome.report, report)
+        printed = not (values["diff"] or values["write_baseline"])
+        if printed and (report.targets or not outcome.problems):
+            write_results(report, values, self.requests.settings, time.monotonic() - self._started)
         if not values["quiet"]:
-            say_without_model(outcome.without_model, self._talkative)
+            say_without_model((*outcome.without_model, *self.requests.no_training_files), self._talkative)
+            say_excluded(tuple(self.requests.excluded), self._talkative)
         if complained(outcome, values["debug"]):
             return 2
-        _require_use_of_inputs(outcome.report, values["inputs"])
+        _require_use_of_inputs(report, values["inputs"])
+        if values["write_baseline"]:
+            return baselines.write(outcome.report)
+        baselines.follow_up(outcome.report)
         if changed and (values["diff"] or values["exit_non_zero_on_fix"]):
             return 1
-        return int(outcome.report.fails and not values["exit_zero"])
+        return int(report.fails and not values["exit_zero"])
 
     def check(self, contents: Mapping[str, bytes]) -> Outcome:
         """What the named targets bring, else those that files name, else the working folder.
@@ -82,24 +103,14 @@ class _Run:
         """
         requests = self.requests
         options = requests.options(".")
-        targets = self._targets(options)
+        targets = requests.targets()
         outcome = run("check", requests.of(targets or (".",)), self.listener, contents)
         internal = any(problem.internal for problem in outcome.problems)
         if targets or not options.training_files or outcome.report.targets or internal:
             return outcome
         return run("check", requests.of([file_of(name) for name in options.training_files]), self.listener, contents)
 
-    def _targets(self, options: Options) -> tuple[str, ...]:
-        """The named ones, else the models of the settings; one that a file of `--training` names comes before those."""
-        named = tuple(self.values["targets"])
-        if named:
-            return named
-        models = tuple(target.model for target in self.requests.settings.targets)
-        if models and not self.values["training_files"]:
-            return models
-        return _stated_model(options) or models
-
-    def _fixed(self, outcome: Outcome) -> tuple[Outcome, bool]:
+    def _fixed(self, outcome: Outcome, baselines: Baselines) -> tuple[Outcome, bool]:
         """The outcome after the fixes, and whether they change a file. With `--diff` they are shown, not made."""
         from bnlint.commands import fixing
 
@@ -107,10 +118,11 @@ class _Run:
             say("note: nothing was fixed, because of what follows")
             return outcome, False
         values = self.values
-        targets = self._targets(self.requests.options("."))
+        targets = self.requests.targets()
         files = (file_of(name) for name in self.requests.options(".").training_files)
         roots = fixing.roots_of(targets, files)
-        fixed = fixing.fix(self.check, outcome, unsafe=values["unsafe_fixes"], roots=roots)
+        wanted = partial(fixing.wanted, unsafe=values["unsafe_fixes"], shown=baselines.without_known)
+        fixed = fixing.fix(self.check, outcome, wanted, roots)
         if values["diff"]:
             fixing.show(fixed, values["output_file"])
         else:
@@ -118,16 +130,6 @@ class _Run:
         if not values["quiet"]:
             fixing.say_fixed(fixed, written=not values["diff"])
         return outcome if values["diff"] else fixed.outcome, bool(fixed.changed)
-
-
-def _stated_model(options: Options) -> tuple[str, ...]:
-    """The model that the training files name."""
-    if not options.training_files:
-        return ()
-    from bnlint.training.facts import resolve, stated_model
-
-    model = stated_model(resolve(options).config)
-    return () if model is None else (model,)
 
 
 def _require_use_of_inputs(report: Report, inputs: Sequence[tuple[str | None, Any]]) -> None:

@@ -17,11 +17,13 @@ from bnlint.errors import UsageError
 from bnlint.files import split_file
 from bnlint.fixes import Applied, File, apply_fixes, is_wanted
 from bnlint.page import is_always_shown
+from bnlint.report.report import Report
 from bnlint.report.words import counted, place
 from bnlint.session import Outcome
 
 PASSES = 50  # more than any file needs: what goes round in circles is seen earlier
 
+Wanted = list[Diagnostic]
 Check = Callable[[Mapping[str, bytes]], Outcome]  # of the files as they are, but for these contents
 
 
@@ -40,8 +42,13 @@ class Fixed:
         return tuple(self.files[path] for path in sorted(_texts(self.files)))
 
 
-def fix(check: Check, first: Outcome, *, unsafe: bool, roots: Sequence[Path]) -> Fixed:
-    """Apply fixes in passes until none is left, each pass checked again before it counts.
+def wanted(report: Report, *, unsafe: bool, shown: Callable[[Report], Report] = lambda report: report) -> Wanted:
+    """The findings of a report that are shown and whose fixes may be applied."""
+    return [item for item in shown(report).diagnostics if is_wanted(item, unsafe=unsafe)]
+
+
+def fix(check: Check, first: Outcome, choose: Callable[[Report], Wanted], roots: Sequence[Path]) -> Fixed:
+    """Apply the chosen fixes in passes until none is left, each pass checked again before it counts.
 
     A fix that leaves its finding where it was, or after which a model cannot be checked any more, is refused.
     """
@@ -51,8 +58,8 @@ def fix(check: Check, first: Outcome, *, unsafe: bool, roots: Sequence[Path]) ->
     most: int | None = None
     seen = [_texts(files)]
     for _ in range(PASSES):
-        wanted = [item for item in outcome.report.diagnostics if is_wanted(item, unsafe=unsafe)]
-        applied = apply_fixes([item for item in wanted if _Place.of(item) not in refused], files, roots, most)
+        chosen = [item for item in choose(outcome.report) if _Place.of(item) not in refused]
+        applied = apply_fixes(chosen, files, roots, most)
         refused.update({_Place.of(item): (item, why) for item, why in applied.refused})
         if not applied.findings:
             break

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bnlint.errors import UsageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 DTYPES = (
     *("float32", "float64", "float16", "bfloat16", "complex64", "complex128"),
@@ -34,11 +37,32 @@ class GroupedCommand(click.Command):
 
 
 class HeadedOption(click.Option):
-    """An option that knows its heading."""
+    """An option that knows its heading, and by its metavar what a shell offers behind it."""
 
     def __init__(self, *names: Any, heading: str, **attributes: Any) -> None:
-        super().__init__(*names, **attributes)
+        super().__init__(*names, **{"shell_complete": _COMPLETIONS.get(attributes.get("metavar", "")), **attributes})
         self.heading = heading
+
+
+def completion(name: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """What a shell offers: a function of `bnlint.commands.completion`, imported when a shell asks."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from bnlint.commands import completion
+
+        items: list[CompletionItem] = getattr(completion, f"complete_{name}")(context, parameter, incomplete)
+        return items
+
+    return complete
+
+
+_COMPLETIONS = {
+    "FILE": completion("files"),
+    "GLOB": completion("files"),
+    "DIR": completion("folders"),
+    "CODES": completion("codes"),
+    "CODE=LEVEL": completion("severities"),
+}
 
 
 def option(heading: str, *names: str, **attributes: Any) -> Callable[[Function], Function]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bnlint.errors import BnlintError, UsageError
-from bnlint.files import expand, is_excluded
+from bnlint.files import expand, is_excluded, is_left_out, split_file
 from bnlint.options import Options
 from bnlint.session import Request
 from bnlint.settings import Settings, SettingsFinder, Target, is_settings_file, read_settings
@@ -31,6 +31,8 @@ class Requests:
         self._values = values
         self._finder = SettingsFinder(values["config"], isolated=values["isolated"])
         self.settings = self._finder.of_folder(Path())  # of the working folder
+        self.excluded: dict[str, None] = {}  # named targets that `--force-exclude` leaves out
+        self.no_training_files: dict[str, None] = {}  # named data files that turned out to be something else
         self._made: dict[tuple[int, int | None, bool], Options] = {}
 
     @property
@@ -49,16 +51,71 @@ class Requests:
         settings = self._finder.of_spec(spec)
         return self._options(settings, settings.target_of(spec), alone=_states_facts(spec, settings))
 
-    def of(self, targets: Sequence[str]) -> Iterator[Request | BnlintError]:
-        """Targets as typed -> the targets to check; what the settings name of a file stands for the file."""
+    def targets(self) -> tuple[str, ...]:
+        """The named ones, else the models of the settings; one that a file of `--training` names comes before those.
+
+        None of them: the working folder is meant.
+        """
+        named = tuple(self._values["targets"])
+        if named:
+            return named
+        models = tuple(target.model for target in self.settings.targets)
+        if models and not self.names_training_files:
+            return models
+        return _stated_model(self.options(".")) or models
+
+    def of(self, targets: Sequence[str]) -> Iterable[Request | BnlintError]:
+        """Targets as typed -> the targets to check; what the settings name of a file stands for the file.
+
+        A list where nothing has to be searched for: hooks name files one by one, and often none that matters.
+        """
+        found = self._of(targets)
+        if any(os.path.isdir(target) for target in targets):  # noqa: PTH112 - Path.is_dir() raises on long names
+            return found
+        requests = list(found)
+        if not all(isinstance(item, Request) and _is_data(item.spec) for item in requests):
+            return requests
+        return [item for item in requests if isinstance(item, Request) and self._may_state_facts(item)]
+
+    def _of(self, targets: Sequence[str]) -> Iterator[Request | BnlintError]:
         for target in targets:
+            if self._values.get("force_exclude") and self._is_left_out(target):
+                self.excluded[target] = None
+                continue
             specs, errors = expand([target], self._exclude(target))
             yield from errors
             for spec in specs:
                 try:
-                    yield from self._requests(spec, found=Path(target).is_dir())
+                    yield from self._requests(spec, found=Path(target).is_dir() or self._is_listed(target))
                 except BnlintError as error:
                     yield error
+
+    def _is_listed(self, target: str) -> bool:
+        """Whether a hook lists a file, as a folder would: nobody chose it, so nobody says how its classes are built."""
+        return bool(self._values.get("force_exclude")) and os.path.isfile(target)  # noqa: PTH113 - raises on long names
+
+    def _is_left_out(self, target: str) -> bool:
+        """Whether what a user named is excluded; an importable object has no path to go by."""
+        file = split_file(target)
+        if file is None and not os.path.lexists(target):
+            return False
+        path = Path(target if file is None else file[0])
+        if is_left_out(path, self._values.get("exclude", ())):
+            return True
+        settings = self._finder.of_spec(target)
+        return settings.path is not None and is_excluded(path, settings.exclude, settings.path.parent)
+
+    def _may_state_facts(self, request: Request) -> bool:
+        """Whether a data file is worth a worker, which says what is wrong with it."""
+        from bnlint.training.detect import is_training_file
+
+        try:
+            known = is_training_file(Path(request.spec), request.options.config_map)
+        except BnlintError:
+            return True
+        if not known:
+            self.no_training_files[request.spec] = None
+        return known
 
     def _requests(self, spec: str, *, found: bool) -> Iterator[Request]:
         if spec.endswith(".toml"):
@@ -87,10 +144,24 @@ class Requests:
         return self._made[key]
 
 
+def _stated_model(options: Options) -> tuple[str, ...]:
+    """The model that the training files name."""
+    if not options.training_files:
+        return ()
+    from bnlint.training.facts import resolve, stated_model
+
+    model = stated_model(resolve(options).config)
+    return () if model is None else (model,)
+
+
+def _is_data(spec: str) -> bool:
+    return Path(spec).suffix.lower() in DATA_SUFFIXES
+
+
 def _states_facts(spec: str, settings: Settings) -> bool:
     """Whether a spec is itself a training file: then those of the settings are not laid under it."""
     path = Path(spec)
-    if path.suffix.lower() in DATA_SUFFIXES:
+    if _is_data(spec):
         return True
     if path.suffix != ".py" or not settings.training:
         return False

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from bnlint.commands.output import Terminal, terminal, write
+from bnlint.commands.output import Terminal, say, terminal, write
 from bnlint.report.formats import render_as
 from bnlint.report.report import Report
+from bnlint.report.words import counted
 from bnlint.settings import Settings
 
 # Flags that write a file beside the result, and its format.
 BESIDE = {"sarif_output": "sarif", "json_output": "json", "html_output": "html"}
+
+
+# Formats that have no word for what was not checked.
+FINDINGS_ALONE = ("concise", "json-lines", "github", "gitlab", "rdjson")
+
+
+def require_format(values: Mapping[str, Any], settings: Settings) -> None:
+    """Raise `UsageError` where the result cannot be shown as it is asked for, before anything is checked."""
+    if values["statistics"]:
+        from bnlint.report import statistics
+
+        statistics.require_format(_format(values, settings))
+
+
+def _format(values: Mapping[str, Any], settings: Settings) -> str:
+    return values["output_format"] or settings.output_format
 
 
 def write_results(report: Report, values: Mapping[str, Any], settings: Settings, seconds: float) -> None:
@@ -20,12 +38,15 @@ def write_results(report: Report, values: Mapping[str, Any], settings: Settings,
     for flag, name in BESIDE.items():
         if values[flag] is not None:
             write(render_as(name, report), values[flag])
-    output_format = values["output_format"] or settings.output_format
+    output_format = _format(values, settings)
     out = terminal(values["color"] or settings.color, to_file=values["output_file"] is not None)
     write(_render(report, output_format, values, out, seconds), values["output_file"])
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if output_format == "github" and summary:
         _append_summary(report, summary)
+    skipped = len({item.code for item in report.not_checked if item.code})
+    if skipped and output_format in FINDINGS_ALONE and not values["quiet"]:
+        say(f"note: {counted(skipped, 'rule')} not checked; --output-format full says why")
 
 
 def _render(report: Report, output_format: str, values: Mapping[str, Any], out: Terminal, seconds: float) -> str:
@@ -51,5 +72,12 @@ def _append_summary(report: Report, file: str) -> None:
     """Add the table to the page of a GitHub job, which other steps write to as well."""
     from bnlint.report import github
 
-    with open(file, "a", encoding="utf-8", errors="backslashreplace") as page:  # noqa: PTH123  # a path of the runner
-        page.write(github.summary(report))
+    try:
+        with Path(file).open("a+b") as page:
+            size = page.tell()
+            page.seek(max(size - 1, 0))
+            gap = b"" if page.read(1) in (b"", b"\n") else b"\n"
+            text = github.summary(report, limit=github.SUMMARY_SIZE - size - len(gap))
+            page.write(gap + text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        say(f"note: the summary of the job was not written to {file} ({error.strerror})")

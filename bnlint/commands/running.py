@@ -45,6 +45,14 @@ def say_without_model(specs: Sequence[str], all_of_them: bool) -> None:
         say(f"note: nor in {len(specs) - len(shown)} more files, which --verbose names")
 
 
+def say_excluded(targets: Sequence[str], all_of_them: bool) -> None:
+    """Name the targets that were named and are excluded."""
+    shown = targets if all_of_them else targets[:SHOWN_WITHOUT_MODEL]
+    if shown:
+        more = len(targets) - len(shown)
+        say(f"note: excluded: {', '.join(shown)}{f' and {more} more, which --verbose names' if more else ''}")
+
+
 def complained(outcome: Outcome, debug: bool) -> bool:
     """Say what was wrong with the request; whether anything was."""
     for problem in outcome.problems:

@@ -6,7 +6,6 @@ tensors; keep what ran before the failure; the module tree alone.
 
 from __future__ import annotations
 
-import ast
 import copy
 import itertools
 import math
@@ -23,9 +22,11 @@ from bnlint.diagnostic import Edit, Fix, Span
 from bnlint.errors import TargetError, text_of
 from bnlint.graph import inputs as model_inputs
 from bnlint.graph.build import Built, seeded, state_kept
+from bnlint.graph.construction import Construction, constructing_call, function_argument, module_argument
 from bnlint.graph.inputs import DetectionInputs, ModelInputs
 from bnlint.graph.intercept import norms_intercepted
 from bnlint.graph.layer import Layer, NormCall
+from bnlint.graph.live import LARGE, detached, shared
 from bnlint.graph.live_spans import live_span
 from bnlint.graph.model_graph import ForwardError, ModelGraph
 from bnlint.graph.modules import evaluate, train, walk, walk_parameters
@@ -35,13 +36,12 @@ from bnlint.graph.record import Recorder, forward_error
 from bnlint.graph.spans import span_of_module
 from bnlint.graph.step.methods import has_forward
 from bnlint.graph.weights import weights_answered
-from bnlint.source.edits import POSITIONS, fix_with, replace_argument, replace_span
+from bnlint.source.edits import fix_with
 from bnlint.source.file import SourceFile
 
 _TRIED_BATCH = 2  # at which assumed input shapes are tried
 _PART_TRIES = 16  # input shapes tried for a module that the recording did not reach
 _MISSING = ("ImportError", "ModuleNotFoundError", "NotImplementedError", "OSError")  # as of a compiled extension
-_LARGE = 200_000_000  # parameters; about a gigabyte of float32
 
 RecordStep = Callable[[nn.Module, ModelInputs, int, Mapping[str, Layer]], ModelGraph]
 
@@ -54,6 +54,7 @@ class Capture:
     modules that were in evaluation mode. `rebuild` makes the model
     once more with real values for the second step of the ladder; None where that is not possible. `record_step`
     records a training step of a model that has no forward, at a batch size and with the views of its norm layers.
+    With `keep_modes` every module trains or evaluates as it does when it is handed over.
     """
 
     def __init__(
@@ -64,12 +65,15 @@ class Capture:
         rebuild: Callable[[], nn.Module] | None = None,
         read_source: Callable[[Path], SourceFile | None] = lambda path: None,
         record_step: RecordStep | None = None,
+        keep_modes: bool = False,
     ) -> None:
+        set_mode = _as_it_is if keep_modes else train
+        evaluating = (path for path, module in walk(built.model) if not module.training)
         self.updated_statistics = frozenset(path for path, module in walk(built.model) if _is_updated(module))
-        self.evaluating = frozenset(path for path, module in walk(built.model) if not module.training)
+        self.evaluating = frozenset(() if keep_modes else evaluating)
         self.model = on_meta(built.model)
         try:
-            train(self.model)
+            set_mode(self.model)
         except Exception as error:
             raise TargetError(
                 f"the model cannot be put in training mode: train() raises {type(error).__name__}: {text_of(error)}",
@@ -79,6 +83,7 @@ class Capture:
         self.build_step = built.step
         self.weights = built.weights
         self._rebuild = rebuild
+        self._set_mode = set_mode
         self._read_source = read_source
         self._graphs: dict[int, ModelGraph] = {}
         self._outputs: dict[int, Any] = {}
@@ -140,7 +145,7 @@ class Capture:
     def replace_module_argument(self, path: str, name: str, value: str, *, title: str, safe: bool = False) -> Fix:
         """A fix that writes `name=value` into the call that constructed the module at a path; else advice."""
         module = self.modules.get(path)
-        edit = None if module is None else self._edit(self.span(path), _torch_class(module), name, value)
+        edit = None if module is None else module_argument(self.span(path), module, name, value, self._read_source)
         return fix_with(title, edit, safe=safe)
 
     # The ladder -------------------------------------------------------------------------------------------------
@@ -231,14 +236,14 @@ class Capture:
 
     def _real_model(self, error: ForwardError) -> nn.Module | None:
         size = sum(tensor.numel() for _, tensor in walk_parameters(self.model))
-        if size > _LARGE and not error.values_missing:
+        if size > LARGE and not error.values_missing:
             return None  # building it for real would only repeat the failure, at a price
         if self._real is None and self._rebuild is not None:
             try:
                 self._real = self._rebuild()
             except Exception:  # the user's constructor: without it the graph of the step above stands
                 return None
-            train(self._real)
+            self._set_mode(self._real)
         return self._real
 
     def _layers_of_real(self) -> dict[str, Layer]:
@@ -329,33 +334,26 @@ class Capture:
     # Edits ------------------------------------------------------------------------------------------------------
 
     def _editable(self, layer: Layer) -> Layer:
-        return replace(layer, edit_argument=self._edit_argument, edit_call=self._edit_call)
+        return replace(layer, edit_argument=self._edit_argument, construction=self._construction)
 
     def _edit_argument(self, layer: Layer, name: str, value: str) -> Edit | None:
-        class_name = layer.class_name if layer.module is None else _torch_class(layer.module)
-        return self._edit(layer.span, class_name, name, value)
+        if layer.module is None:
+            return function_argument(layer.span, name, getattr(layer, name, None), value, self._read_source)
+        return module_argument(layer.span, layer.module, name, value, self._read_source)
 
-    def _edit_call(self, layer: Layer, build: Callable[[ast.Call], str | None]) -> Edit | None:
-        source, call = self._call(layer.span)
-        if source is None or call is None or _called(call) != layer.class_name:
+    def _construction(self, layer: Layer) -> Construction | None:
+        found = None if layer.module is None else constructing_call(layer.span, layer.module, self._read_source)
+        if found is None:
             return None
-        text = build(call)
-        return None if text is None else replace_span(source, call, text)
-
-    def _edit(self, span: Span | None, class_name: str, name: str, value: str) -> Edit | None:
-        source, call = self._call(span)
-        # A helper or a subclass has a signature of its own: its arguments mean what they like.
-        if source is None or call is None or _called(call) != class_name or class_name not in POSITIONS:
-            return None
-        positions = POSITIONS[class_name]
-        position = positions.index(name) if name in positions else None
-        return replace_argument(source, call, name, value, position=position)
-
-    def _call(self, span: Span | None) -> tuple[SourceFile | None, ast.Call | None]:
-        source = None if span is None else self._read_source(Path(span.path))
-        if span is None or source is None:
-            return None, None
-        return source, source.call_at(span.line, span.column, span.end_line, span.end_column)
+        graphs = tuple(self._graphs.values())
+        return Construction(
+            source=found[0],
+            call=found[1],
+            layers=tuple(item for item in self.layers if item.span == layer.span),
+            calls=tuple(call for graph in graphs for call in graph.norm_calls if call.span == layer.span),
+            recorded=bool(graphs) and all(graph.error is None and graph.step != "modules" for graph in graphs),
+            loads_weights=bool(self.weights),
+        )
 
 
 class _OneInput(nn.Module):
@@ -372,10 +370,6 @@ class _OneInput(nn.Module):
 def _no_forward(model: nn.Module) -> ForwardError:
     text = f"{type(model).__name__} has no forward"
     return ForwardError("NotImplementedError", text, None, None, None, values_missing=True)
-
-
-def _called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
 def _not_run(batch_size: int, step: str, error: ForwardError | None) -> ModelGraph:
@@ -431,8 +425,13 @@ def on_meta(model: nn.Module) -> nn.Module:
 
 def _copied(model: nn.Module) -> nn.Module:
     """A copy on the meta device; `deepcopy` alone raises for a lazy buffer that has no shape yet."""
-    memo = {id(tensor): _to_meta(tensor) for _, module in walk(model) for tensor in _tensors_of(module)}
-    return copy.deepcopy(model, memo)
+    memo = shared(model)
+    memo |= {id(tensor): _to_meta(tensor) for _, module in walk(model) for tensor in _tensors_of(module)}
+    return detached(copy.deepcopy(model, memo), memo)
+
+
+def _as_it_is(model: nn.Module) -> None:
+    """Leave the modes to whoever has set them."""
 
 
 def _has_foreign(model: nn.Module) -> bool:
@@ -470,11 +469,6 @@ def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
     found = [*module._parameters.values(), *module._buffers.values()]
     found += [value for value in vars(module).values() if isinstance(value, torch.Tensor) and value.grad_fn is not None]
     return [tensor for tensor in found if tensor is not None]
-
-
-def _torch_class(module: nn.Module) -> str:
-    """The name of a module's class without what parametrization puts before it."""
-    return type(module).__name__.removeprefix("Parametrized")
 
 
 def _varying_calls(first: ModelGraph, second: ModelGraph) -> frozenset[tuple[int, str]]:

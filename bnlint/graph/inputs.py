@@ -76,9 +76,11 @@ def stated_by_model(model: nn.Module) -> ModelInputs | None:
         if isinstance(size, (tuple, list)) and all(isinstance(item, int) for item in size):
             return ModelInputs(args=(TensorShape(tuple(size)),), stated_by=f"the model's {name}")
     try:
-        dummy = getattr(model, "dummy_inputs", None)
+        dummy, main = getattr(model, "dummy_inputs", None), getattr(model, "main_input_name", None)
     except Exception:  # a property of the user's class: any failure only means that it states nothing
-        dummy = None
+        dummy = main = None
+    if isinstance(main, str) and isinstance(dummy, Mapping) and main not in dummy:
+        return None  # transformers gives token ids to every model that does not say otherwise
     if isinstance(dummy, Mapping) and dummy and all(isinstance(item, torch.Tensor) for item in dummy.values()):
         return given({name: _without_batch(item) for name, item in dummy.items()}, model, "the model's dummy_inputs")
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import prod
@@ -12,6 +11,8 @@ from bnlint.diagnostic import Edit, Fix, Span
 
 if TYPE_CHECKING:
     from torch.fx import Node
+
+    from bnlint.graph.construction import Construction
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,8 @@ class Layer:
     elements of `normalized_shape`. `span` is the call that constructed the layer, None when it was not seen.
     `parameters` counts the layer's own parameters. `dtype` is the type of its parameters or buffers, as "float32".
     `functional` marks a norm call without a layer (`F.batch_norm` in a forward); `path` is then the calling module.
-    `custom` marks a class that normalises by its own arithmetic, whose statistics bnlint cannot see.
+    `custom` marks a class that normalises by its own arithmetic, whose statistics bnlint cannot see. `construction`
+    gives the call that built the layer, with all that it built.
     """
 
     path: str
@@ -47,9 +49,7 @@ class Layer:
     span: Span | None = None
     module: Any = field(default=None, repr=False)
     edit_argument: Callable[[Layer, str, str], Edit | None] = field(default=lambda *_: None, repr=False)
-    edit_call: Callable[[Layer, Callable[[ast.Call], str | None]], Edit | None] = field(
-        default=lambda *_: None, repr=False
-    )
+    construction: Callable[[Layer], Construction | None] = field(default=lambda _: None, repr=False)
 
     def replace_argument(self, name: str, value: str, *, title: str, safe: bool = False) -> Fix:
         """A fix that writes `name=value` into the constructing call; advice where there is no literal to replace."""
@@ -57,11 +57,14 @@ class Layer:
 
         return fix_with(title, self.edit_argument(self, name, value), safe=safe)
 
-    def replace_call(self, build: Callable[[ast.Call], str | None], *, title: str, safe: bool = False) -> Fix:
-        """A fix that writes what `build` makes of the constructing call in its place; advice where that is None."""
-        from bnlint.source.edits import fix_with
+    def name_arguments(self, names: Iterable[str], *, title: str) -> Fix:
+        """A fix that passes the positional arguments from the second on under these names; else advice."""
+        from bnlint.source.edits import fix_with, name_argument
 
-        return fix_with(title, self.edit_call(self, build), safe=safe)
+        made = self.construction(self)
+        given = [] if made is None else list(zip(made.call.args[1:], names, strict=False))
+        edits = [] if made is None else [name_argument(made.source, made.call, item, name) for item, name in given]
+        return fix_with(title, edits)
 
 
 @dataclass(frozen=True)
@@ -126,16 +129,34 @@ class NormCall:
         return prod(self.shape[2:])
 
     def workable_groups(self) -> int | None:
-        """How many groups a GroupNorm on this input may have; None when a sample has one value in all."""
+        """How many groups a GroupNorm on this input may have; None when a sample has too few values."""
         from bnlint.graph.replacement import workable_groups
 
-        return workable_groups(self.shape[1], self.spatial)
+        return workable_groups((self.shape[1], self.spatial))
 
-    def replace_with_group_norm(self) -> Fix:
-        """A fix that puts a GroupNorm in the layer's place, with groups of more than one value at this shape."""
+    def replace_with_group_norm(self, only: Callable[[NormCall], bool] | None = None) -> Fix:
+        """A fix that puts a GroupNorm in the place of the layers of its line, with groups that hold enough values.
+
+        Advice where that is not right for every layer that the line builds, or a call of them is not `only` such a one.
+        """
         from bnlint.graph.replacement import group_norm
 
-        return group_norm(self)
+        return group_norm(self, only)
+
+    def replace_with_layer_norm(self, only: Callable[[NormCall], bool], *, advice: str) -> Fix:
+        """A fix that puts a LayerNorm over the channels in the place of batch norms on (rows, channels); else advice.
+
+        Each call of the layers that the line builds has to be `only` such a one.
+        """
+        from bnlint.graph.replacement import layer_norm
+
+        return layer_norm(self, only, advice)
+
+    def replace_number_of_groups(self) -> Fix:
+        """A fix that gives a GroupNorm, and the others of its line, fewer groups with enough values each."""
+        from bnlint.graph.replacement import fewer_groups
+
+        return fewer_groups(self)
 
 
 def listed(layers: Iterable[Layer], shown: int = 4) -> str:

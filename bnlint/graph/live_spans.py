@@ -70,7 +70,7 @@ def _assigned(
     """The call assigned to `self.<name>` in the source of a class."""
     try:
         file = inspect.getsourcefile(cls)
-    except TypeError:  # a class from an interactive session, or one that is built in
+    except (TypeError, OSError):  # a class that is built in, or typed into an interpreter (`python -c`, a console)
         return None
     if file is None or is_internal(file):
         return None

@@ -1,49 +1,196 @@
-"""Insertion: where a call such as `model.eval()` is written into a script."""
+"""Insertion: where a statement such as `model.eval()` is written into a script."""
 
 from __future__ import annotations
 
 import ast
+import re
+import tokenize
+from collections.abc import Callable, Iterator
 
-from bnlint.diagnostic import Edit, Fix, Span
+from bnlint.diagnostic import Edit, Span
 from bnlint.program.events import Export, Forward, Where
 from bnlint.source.definitions import dotted
-from bnlint.source.edits import fix_with
 from bnlint.source.file import SourceFile, display_path
 
 _MODEL_ARGUMENTS = ("model", "func", "obj", "mod", "module")
+_BLOCKS = (ast.With, ast.AsyncWith, ast.For, ast.AsyncFor, ast.While)
+_COMPOUND = (
+    *(*_BLOCKS, ast.If, ast.Try, ast.TryStar, ast.Match),
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef),
+)
+_LEAVING = (ast.Return, ast.Raise, ast.Break, ast.Continue)
+
+Writer = Callable[[SourceFile, ast.stmt, str], Edit | None]
 
 
-def insert_before(
-    event: Forward | Export,
-    method: str,
-    *,
-    title: str,
-    loop: ast.AST | None = None,
-    training: frozenset[ast.AST] = frozenset(),
-) -> Fix:
-    """A fix that calls a method of the model before the block that the event stands in: its `with`, its loop.
+# Text ------------------------------------------------------------------------------------------------------
 
-    With a `loop` around the event the method is called in each of its passes. `training` are the loops around the
-    training steps. Advice where the model has no plain name there, or the block begins in the middle of a line.
+
+def begins_line(source: SourceFile, statement: ast.stmt) -> bool:
+    """Whether a statement stands first on a line, and may have another one written on a line before it."""
+    line, column = source.start_of(statement)
+    if source.lines[line - 1][: column - 1].strip() or _is_elif(source, statement):
+        return False
+    is_decorated = bool(getattr(statement, "decorator_list", ()))
+    return not is_decorated and not (line > 1 and _is_continued(source, line - 1))
+
+
+def before(source: SourceFile, statement: ast.stmt, text: str) -> Edit | None:
+    """Write statements before another one: on lines of their own, else in front of it on its line.
+
+    None where neither is possible.
+    """
+    line, column = source.start_of(statement)
+    path = display_path(source.path)
+    if begins_line(source, statement):
+        indentation = source.lines[line - 1][: column - 1]
+        first = _comment_for(source, line)
+        lines = "".join(f"{indentation}{part}{source.newline}" for part in text.splitlines())
+        return Edit(path, (first, 1), (first, 1), lines)
+    if isinstance(statement, _COMPOUND) or "\n" in text:
+        return None
+    return Edit(path, (line, column), (line, column), f"{text}; ")
+
+
+def after(source: SourceFile, statement: ast.stmt, text: str) -> Edit | None:
+    """Write statements behind another one: on lines of their own, else behind it on its line.
+
+    None where neither is possible, and behind what leaves the block.
+    """
+    if isinstance(statement, _LEAVING):
+        return None
+    path = display_path(source.path)
+    end, behind = source.end_of(statement)
+    rest = source.lines[end - 1][behind - 1 :].strip()
+    if begins_line(source, statement) and (not rest or rest.startswith("#")):
+        line, column = source.start_of(statement)
+        place = (end, len(source.lines[end - 1]) + 1)
+        indentation = source.lines[line - 1][: column - 1]
+        lines = "".join(f"{source.newline}{indentation}{part}" for part in text.splitlines())
+        return Edit(path, place, place, lines)
+    if isinstance(statement, _COMPOUND) or "\n" in text:
+        return None
+    return Edit(path, (end, behind), (end, behind), f"; {text}")
+
+
+def _is_continued(source: SourceFile, line: int) -> bool:
+    """Whether a line goes on behind a backslash at its end."""
+    if not source.lines[line - 1].endswith("\\"):
+        return False
+    return not any(token.type == tokenize.COMMENT and token.start[0] == line for token in source.tokens)
+
+
+def _comment_for(source: SourceFile, line: int) -> int:
+    """The first of the comment lines above a line that speak to bnlint about it, else the line itself."""
+    above = line
+    while above > 1 and source.lines[above - 2].strip().startswith("#") and "bnlint" in source.lines[above - 2]:
+        above -= 1
+    return above
+
+
+# Places ----------------------------------------------------------------------------------------------------
+
+
+def chain_to(node: ast.AST, where: Where) -> list[ast.stmt]:
+    """The statements around a node in the function of a place, the outermost first; none in a lambda."""
+    around = where.functions[-1] if where.functions else where.module.source.tree
+    body = getattr(around, "body", None)
+    return chain_in(node, body) if isinstance(body, list) else []
+
+
+def chain_in(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:
+    """The statements around a node below some statements, the outermost first."""
+    statement = next((item for item in body if any(inner is node for inner in ast.walk(item))), None)
+    if statement is None:
+        return []
+    for inner in _bodies(statement):
+        chain = chain_in(node, inner)
+        if chain:
+            return [statement, *chain]
+    return [statement]
+
+
+def _bodies(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
+    for name in ("body", "orelse", "finalbody"):
+        inner = getattr(statement, name, None)
+        if isinstance(inner, list):
+            yield inner
+    for part in (*getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
+        yield part.body
+
+
+def places_before(event: Forward | Export, training: frozenset[ast.AST]) -> list[ast.stmt]:
+    """The statements before which the mode of an event's model may be set, the best first.
+
+    These are the `with` and loops of the function around it, the outermost first, without those that hold a training
+    step (`training` are the loops around such) or bind the model; then the statement itself.
     """
     receiver = receiver_of(event)
-    if receiver is None:
-        return fix_with(title, None)
-    statement = _block(event, receiver, training) if loop is None else _part_of_pass(event, loop)
-    if statement is None:
-        return fix_with(title, None)
-    source = _place(event).module.source
+    where = place_of(event)
+    chain = chain_to(where.node, where)
+    if receiver is None or not chain:
+        return []
+    blocks = [
+        item
+        for item in chain
+        if isinstance(item, _BLOCKS) and item not in training and not _trains(item) and not _binds(item, receiver)
+    ]
+    return list(dict.fromkeys((*blocks, *_innermost(where.module.source, chain, receiver))))
+
+
+def place_in_pass(event: Forward | Export, loop: ast.AST) -> ast.stmt | None:
+    """The block in the body of a loop that leads to an event, as seen in the function that it stands in."""
+    receiver, where = receiver_of(event), place_of(event)
+    chain = chain_to(where.node, where)
+    inside = chain[next((number for number, item in enumerate(chain, start=1) if item is loop), 0) :]
+    if receiver is None or not inside:
+        return None
+    blocks = (item for item in inside if isinstance(item, _BLOCKS) and not _binds(item, receiver))
+    return next(iter((*blocks, *_innermost(where.module.source, inside, receiver))), None)
+
+
+def _innermost(source: SourceFile, chain: list[ast.stmt], receiver: str) -> list[ast.stmt]:
+    """The last statement of a chain, or the `if` that an `elif` there belongs to; none where it binds the model."""
+    root = re.split(r"\W", receiver, maxsplit=1)[0]
+    for item in ast.walk(chain[-1]):
+        match item:
+            case ast.comprehension(target=bound) | ast.NamedExpr(target=bound) | ast.Lambda(args=bound):
+                names = {getattr(inner, "id", getattr(inner, "arg", "")) for inner in ast.walk(bound)}
+                if root in names:
+                    return []
+    found = len(chain) - 1
+    while found and _is_elif(source, chain[found]):
+        found -= 1
+    return [chain[found]]
+
+
+def _is_elif(source: SourceFile, statement: ast.stmt) -> bool:
     line, column = source.start_of(statement)
-    text = source.lines[line - 1]
-    if text[: column - 1].strip():
-        return fix_with(title, None)
-    edit = Edit(display_path(source.path), (line, column), (line, column), f"{receiver}.{method}\n{text[: column - 1]}")
-    return fix_with(title, (edit,))
+    return isinstance(statement, ast.If) and source.lines[line - 1].startswith("elif", column - 1)
+
+
+def _trains(statement: ast.stmt) -> bool:
+    return any(
+        isinstance(item, ast.Attribute) and item.attr in ("backward", "zero_grad", "train")
+        for item in ast.walk(statement)
+    )
+
+
+def _binds(statement: ast.stmt, receiver: str) -> bool:
+    return any(
+        isinstance(item, ast.Name | ast.Attribute | ast.Subscript)
+        and isinstance(item.ctx, ast.Store)
+        and receiver.startswith(ast.unparse(item))
+        for item in ast.walk(statement)
+    )
+
+
+# Names -----------------------------------------------------------------------------------------------------
 
 
 def receiver_of(event: Forward | Export) -> str | None:
     """What the script calls the model of an event, as "self.model"; None where it has no plain name."""
-    node = _place(event).node
+    node = place_of(event).node
     if not isinstance(node, ast.Call):
         return None
     expression: ast.expr | None = _exported(node) if isinstance(event, Export) else node.func
@@ -55,11 +202,15 @@ def receiver_of(event: Forward | Export) -> str | None:
         and expression.attr in ("forward", "module")
     ):
         expression = expression.value
-    if isinstance(expression, ast.Name | ast.Attribute) and all(
-        isinstance(item, ast.Name | ast.Attribute | ast.Load) for item in ast.walk(expression)
-    ):
-        return ast.unparse(expression)
-    return None
+    return ast.unparse(expression) if expression is not None and _is_plain(expression) else None
+
+
+def _is_plain(expression: ast.expr) -> bool:
+    """Whether an expression only names something: "self.model", "nets['student']"."""
+    match expression:
+        case ast.Attribute(value=inner) | ast.Subscript(value=inner, slice=ast.Constant()):
+            return _is_plain(inner)
+    return isinstance(expression, ast.Name)
 
 
 def handed_over(event: Forward | Export, script: SourceFile) -> tuple[str, str, Span] | None:
@@ -68,7 +219,7 @@ def handed_over(event: Forward | Export, script: SourceFile) -> tuple[str, str, 
     The outermost such call; None where the function around the event gets the model in another way, or in a file
     that is neither its own nor the script.
     """
-    where, name = _place(event), receiver_of(event)
+    where, name = place_of(event), receiver_of(event)
     found: tuple[str, ast.Call] | None = None
     if len(where.calls) != len(where.functions):
         return None
@@ -102,7 +253,7 @@ def _given(function: ast.AST, call: ast.AST, name: str | None) -> ast.expr | Non
     return next((item.value for item in call.keywords if item.arg == name), None)
 
 
-def _place(event: Forward | Export) -> Where:
+def place_of(event: Forward | Export) -> Where:
     return event.place if isinstance(event, Forward) else event.where
 
 
@@ -110,138 +261,3 @@ def _exported(node: ast.Call) -> ast.expr | None:
     if node.args:
         return node.args[0]
     return next((item.value for item in node.keywords if item.arg in _MODEL_ARGUMENTS), None)
-
-
-def insert_after(source: SourceFile, node: ast.AST, text: str, *, title: str) -> Fix:
-    """A fix that writes statements behind the one that a node stands in, in lines of their own; else advice."""
-    chain: list[ast.stmt] = []
-    if not _path_to(node, source.tree.body, chain) or not isinstance(chain[-1], ast.Expr | ast.Assign):
-        return fix_with(title, None)
-    line, column = source.start_of(chain[-1])
-    end, behind = source.end_of(chain[-1])
-    indentation, rest = source.lines[line - 1][: column - 1], source.lines[end - 1][behind - 1 :].strip()
-    if indentation.strip() or (rest and not rest.startswith("#")):
-        return fix_with(title, None)
-    place = (end, len(source.lines[end - 1]) + 1)
-    added = "".join(f"\n{indentation}{part}" for part in text.splitlines())
-    return fix_with(title, (Edit(display_path(source.path), place, place, added),))
-
-
-def override_train(source: SourceFile, evaluating: ast.AST, *, title: str) -> Fix:
-    """A fix that gives a class a `train()` that repeats what its constructor does to the modes of its parts.
-
-    `evaluating` is the call of `eval()` in the class. Advice where it depends on more than `self`, or a `train()` is
-    there.
-    """
-    for owner in (item for item in ast.walk(source.tree) if isinstance(item, ast.ClassDef)):
-        methods = {item.name: item for item in owner.body if isinstance(item, ast.FunctionDef)}
-        constructor = methods.get("__init__")
-        if constructor is None or "train" in methods or not any(item is evaluating for item in ast.walk(owner)):
-            continue
-        statement = next((item for item in constructor.body if _reaches(item, evaluating, methods)), None)
-        if statement is None or not _needs_self_alone(statement, constructor):
-            break
-        line, column = source.start_of(constructor)
-        end, behind = source.end_of(constructor.body[-1])
-        first, start = source.start_of(statement)
-        outer, inner = source.lines[line - 1][: column - 1], source.lines[first - 1][: start - 1]
-        rest = source.lines[end - 1][behind - 1 :].strip()
-        if outer.strip() or inner.strip() or (rest and not rest.startswith("#")):
-            break
-        text = [source.lines[number] for number in range(first - 1, source.end_of(statement)[0])]
-        head = [f"{outer}def train(self, mode=True):", f"{inner}super().train(mode)"]
-        place = (end, len(source.lines[end - 1]) + 1)
-        added = "\n".join(["", "", *head, *text, f"{inner}return self"])
-        return fix_with(title, (Edit(display_path(source.path), place, place, added),))
-    return fix_with(title, None)
-
-
-def _reaches(statement: ast.stmt, node: ast.AST, methods: dict[str, ast.FunctionDef]) -> bool:
-    """Whether a node stands in a statement, or in a method that the statement calls."""
-    for item in ast.walk(statement):
-        match item:
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name)) if name in methods:
-                if any(inner is node for inner in ast.walk(methods[name])):
-                    return True
-        if item is node:
-            return True
-    return False
-
-
-def _needs_self_alone(statement: ast.stmt, constructor: ast.FunctionDef) -> bool:
-    """Whether a statement of a constructor can run elsewhere: it uses none of its parameters and variables."""
-    given = constructor.args
-    local = {item.arg for item in (*given.posonlyargs, *given.args, *given.kwonlyargs)} - {"self"}
-    local |= {item.arg for item in (given.vararg, given.kwarg) if item is not None}
-    bound = {item.id for item in ast.walk(statement) if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store)}
-    for item in ast.walk(constructor):
-        if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store):
-            local.add(item.id)
-    return not any(
-        isinstance(item, ast.Name) and isinstance(item.ctx, ast.Load) and item.id in local - bound
-        for item in ast.walk(statement)
-    )
-
-
-def _part_of_pass(event: Forward | Export, loop: ast.AST) -> ast.stmt | None:
-    """The block in the body of a loop that leads to an event, as seen in the function that it stands in."""
-    where = _place(event)
-    body = where.functions[-1].body if where.functions else where.module.source.tree.body  # type: ignore[attr-defined]
-    chain: list[ast.stmt] = []
-    if not isinstance(body, list) or not _path_to(where.node, body, chain):
-        return None
-    inside = chain[chain.index(loop) + 1 :] if loop in chain else chain
-    blocks = (ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith)
-    return next((item for item in inside if isinstance(item, blocks)), inside[-1] if inside else None)
-
-
-def _block(event: Forward | Export, receiver: str, training: frozenset[ast.AST]) -> ast.stmt | None:
-    """The outermost `with` or loop of the function around an event, else its statement.
-
-    One that holds a training step is no such block, nor is one that binds the model.
-    """
-    where = _place(event)
-    body = where.functions[-1].body if where.functions else where.module.source.tree.body  # type: ignore[attr-defined]
-    if not isinstance(body, list):
-        return None
-    chain: list[ast.stmt] = []
-    found = _path_to(where.node, body, chain)
-    if not found:
-        return None
-    for statement in chain:
-        if not isinstance(statement, ast.With | ast.AsyncWith | ast.For | ast.AsyncFor | ast.While):
-            continue
-        if statement not in training and not _trains(statement) and not _binds(statement, receiver):
-            return statement
-    return chain[-1]
-
-
-def _path_to(node: ast.AST, body: list[ast.stmt], chain: list[ast.stmt]) -> bool:
-    for statement in body:
-        if not any(item is node for item in ast.walk(statement)):
-            continue
-        chain.append(statement)
-        for name in ("body", "orelse", "finalbody"):
-            inner = getattr(statement, name, None)
-            if isinstance(inner, list) and inner and isinstance(inner[0], ast.stmt):
-                _path_to(node, inner, chain)
-        for handler in getattr(statement, "handlers", ()):
-            _path_to(node, handler.body, chain)
-        return True
-    return False
-
-
-def _trains(statement: ast.stmt) -> bool:
-    return any(
-        isinstance(item, ast.Attribute) and item.attr in ("backward", "zero_grad", "train")
-        for item in ast.walk(statement)
-    )
-
-
-def _binds(statement: ast.stmt, receiver: str) -> bool:
-    return any(
-        isinstance(item, ast.Name | ast.Attribute)
-        and isinstance(item.ctx, ast.Store)
-        and f"{receiver}.".startswith(f"{ast.unparse(item)}.")
-        for item in ast.walk(statement)
-    )

@@ -23,27 +23,38 @@ def read_lines(path: str) -> Sequence[str]:
     try:
         with tokenize.open(Path(path)) as file:
             return file.read().split("\n")  # not splitlines: a form feed ends no line for Python
-    except (OSError, SyntaxError, UnicodeDecodeError):
+    except (OSError, SyntaxError, ValueError):  # ValueError: no encoding fits, or the path is none
         return ()
 
 
 def marked(span: Span, lines: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """The lines around a place as (line number, text, carets below it); nothing past the end of the file."""
+    for number, before, place, after in around(span, lines):
+        carets = "" if place is None else " " * cell_len(before) + "^" * max(cell_len(place), 1)
+        yield number, f"{before}{place or ''}{after}", carets
+
+
+def around(span: Span, lines: Sequence[str]) -> Iterator[tuple[str, str, str | None, str]]:
+    """The lines around a place as (line number, text before it, in it, after it); None in it: no line of the place."""
     if not 1 <= span.line <= len(lines):
         return
     last = min(span.end_line, span.line + MARKED_LINES - 1, len(lines))
     for number in range(max(span.line - 1, 1), min(last + 1, len(lines)) + 1):
         line = lines[number - 1].rstrip()
-        carets = _carets(span, number, line) if span.line <= number <= last else ""
-        yield str(number), _shown(line), carets
+        if span.line <= number <= last:
+            begin, end = _bounds(span, number, line)
+            yield str(number), _shown(line[:begin]), _shown(line[begin:end]), _shown(line[end:])
+        else:
+            yield str(number), _shown(line), None, ""
 
 
-def _carets(span: Span, number: int, line: str) -> str:
+def _bounds(span: Span, number: int, line: str) -> tuple[int, int]:
+    """Where in a line the place begins and ends."""
     indent = len(line) - len(line.lstrip())
     whole = (span.column, span.end_line, span.end_column) == (1, span.line, 1)  # a line without columns
     begin = span.column - 1 if number == span.line and not whole else indent
     end = span.end_column - 1 if number == span.end_line and not whole else len(line)
-    return " " * cell_len(_shown(line[:begin])) + "^" * max(cell_len(_shown(line[begin:end])), 1)
+    return begin, max(begin, end)
 
 
 def _shown(line: str) -> str:
@@ -60,7 +71,7 @@ def preview(edits: Iterable[Edit], read: ReadLines) -> Iterator[tuple[str, str]]
         if last > len(lines):
             continue
         old = "\n".join(lines[first - 1 : last])
-        new = _spliced(old, group, first)
+        new = spliced(old, group, first)
         both = textwrap.dedent("\n".join((old, new))).split("\n")
         signs = "-" * len(old.split("\n")) + "+" * len(new.split("\n"))
         for sign, line in zip(signs, both, strict=True):
@@ -83,7 +94,7 @@ def _adjacent(edits: Sequence[Edit]) -> Iterator[list[Edit]]:
         yield group
 
 
-def _spliced(text: str, edits: Sequence[Edit], first: int) -> str:
+def spliced(text: str, edits: Sequence[Edit], first: int) -> str:
     """The text, which begins at line `first`, after the edits."""
     starts = [0]
     for line in text.split("\n"):

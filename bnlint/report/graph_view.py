@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from bnlint.report.printer import PLAIN_WIDTH, Printer
 from bnlint.report.report import TargetResult
-from bnlint.report.text import status_line
+from bnlint.report.summary import status_line
 from bnlint.report.words import printable
 
 

@@ -25,6 +25,7 @@ class Printer:
             file=self._buffer,
             width=width,
             force_terminal=color,
+            force_jupyter=False,  # in a notebook rich would show the lines itself and leave the buffer empty
             color_system="standard" if color else None,
             legacy_windows=False,
             highlight=False,

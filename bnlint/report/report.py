@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnlint.diagnostic import Diagnostic, NotChecked, Severity, diagnostic_from_json, diagnostic_to_json
 from bnlint.page import Page
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,33 @@ class Report:
     def fails(self) -> bool:
         """Whether some target fails, at the level that its own settings state."""
         return any(target.fails for target in self.targets)
+
+    def __repr__(self) -> str:
+        from bnlint.report.summary import sentence
+
+        return f"<Report: {sentence(self)}>"
+
+    def __str__(self) -> str:
+        """What `bnlint check` prints."""
+        from bnlint.report.text import render
+
+        return render(self)
+
+    def __rich__(self) -> RenderableType:
+        """What rich prints, as wide and as colourful as its console."""
+        from bnlint.report.console import Shown
+
+        return Shown(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython shows in a terminal."""
+        printer.text(str(self).rstrip())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from bnlint.report.html import fragment
+
+        return fragment(self)
 
 
 def identity(item: Diagnostic) -> tuple[Any, ...]:

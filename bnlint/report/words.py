@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from bnlint.diagnostic import Diagnostic, Severity
 from bnlint.report.report import Report
 
@@ -34,6 +36,12 @@ def module_name(module: str) -> str:
     return module or "the model itself"
 
 
+def statement(diagnostic: Diagnostic) -> str:
+    """The fact and the module that it is about, without a full stop."""
+    module = "" if diagnostic.module is None else f" (module: {module_name(diagnostic.module)})"
+    return diagnostic.message.rstrip().removesuffix(".") + module
+
+
 def printable(text: str) -> str:
     """The text with control characters, such as a terminal's escape codes, written out."""
     if text.isprintable():
@@ -42,3 +50,13 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape", "replace").decode()
         for character in text
     )
+
+
+def legible(text: str) -> str:
+    """The text in its lines, with all other control characters written out: what JSON and XML can hold."""
+    return "\n".join(printable(line.expandtabs(4)) for line in re.split(r"\r\n|\r|\n", text))
+
+
+def encodable(text: str) -> str:
+    """The text with halves of surrogate pairs written out, which no encoding has; source text stays as it is."""
+    return text.encode(errors="backslashreplace").decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import collections
 import json
+import re
 import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,17 +103,6 @@ def replace_argument(
     return _add_argument(source, call, f"{name}={value}")
 
 
-def remove_argument(source: SourceFile, call: ast.Call, name: str, *, position: int | None = None) -> Edit | None:
-    """Take a literal argument out of a call, with its comma; None when it is absent, hidden or not a literal.
-
-    A positional argument is removed only when no other positional argument follows it.
-    """
-    argument = _passed(call, name, position)
-    if argument is None or not is_literal(argument.value if isinstance(argument, ast.keyword) else argument):
-        return None
-    return next(iter(remove_arguments(source, call, [argument])), None)
-
-
 def remove_arguments(
     source: SourceFile, call: ast.Call, arguments: Sequence[ast.expr | ast.keyword]
 ) -> tuple[Edit, ...]:
@@ -165,6 +155,11 @@ def insert_before_argument(source: SourceFile, call: ast.Call, argument: ast.exp
     return _edit(source, place, place, text)
 
 
+def name_argument(source: SourceFile, call: ast.Call, argument: ast.expr, name: str) -> Edit:
+    """Pass a positional argument under its name."""
+    return insert_before_argument(source, call, argument, f"{name}=")
+
+
 def add_argument(source: SourceFile, call: ast.Call, text: str) -> Edit | None:
     """Write an argument after the last one of a call."""
     return _add_argument(source, call, text) if is_written_out(source, call) else None
@@ -186,6 +181,13 @@ def swap_arguments(source: SourceFile, call: ast.Call, first: ast.expr, second: 
     if any("\n" in text or "\r" in text for text in texts):
         return ()  # its lines are indented for the place where it stands
     return tuple(_edit(source, *place, text) for place, text in zip(places, reversed(texts), strict=True))
+
+
+def has_own_comment(source: SourceFile, argument: ast.expr | ast.keyword) -> bool:
+    """Whether an argument stands alone on its lines and a comment behind it speaks of it."""
+    start, end = source.start_of(argument), source.end_of(argument)
+    alone = not source.lines[start[0] - 1][: start[1] - 1].strip()
+    return alone and re.match(r"[\s),]*#", source.lines[end[0] - 1][end[1] - 1 :]) is not None
 
 
 def text_between(source: SourceFile, start: Position, end: Position) -> str:
@@ -260,19 +262,9 @@ def _require_yaml(text: str) -> None:
     import yaml  # which only a fix of a training file needs here
 
     try:
-        collections.deque(yaml.parse(text), maxlen=0)
+        collections.deque(yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), maxlen=0)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
-
-
-def _passed(call: ast.Call, name: str, position: int | None) -> ast.keyword | ast.expr | None:
-    """The argument of that name, or the last positional one when it is at that position."""
-    for keyword in call.keywords:
-        if keyword.arg == name:
-            return keyword
-    if position is None or len(call.args) != position + 1:
-        return None
-    return None if any(isinstance(item, ast.Starred) for item in call.args) else call.args[position]
 
 
 class _Tokens:

@@ -26,6 +26,15 @@ class Source:
 
 
 @dataclass(frozen=True)
+class TrainingFile:
+    """A file that facts were read from: its path as it was named, its dialect, and the settings' map of its keys."""
+
+    path: str
+    dialect: str
+    config_map: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TensorShape:
     """The shape of one input or target without the batch axis. `dtype` is a torch dtype's name, as "int64"."""
 
@@ -61,7 +70,8 @@ class TrainingConfig:
     `no_decay` lists the norms that weight decay spares although `decay_norm` holds: class names, or patterns of module
     paths. `reduce_buffers` says that running statistics are averaged over the ranks (timm's `dist_bn: reduce`).
     `sources` maps a field's name to where its value is from, `notes` says what of the files could not be read, and
-    `conflicts` what in one file contradicts another that it names.
+    `conflicts` what in one file contradicts another that it names. `files` are the training files, in the order in
+    which they were read, without those that they name as their bases.
     """
 
     model: str | None = None
@@ -105,6 +115,7 @@ class TrainingConfig:
     sources: Mapping[str, Source] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     conflicts: tuple[Diagnostic, ...] = ()
+    files: tuple[TrainingFile, ...] = field(default=(), compare=False)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -163,7 +174,8 @@ class TrainingConfig:
         """These facts less some."""
         kept = {name: value for name, value in self.facts.items() if name not in names}
         sources = {name: source for name, source in self.sources.items() if name in kept}
-        return TrainingConfig(**kept, sources=sources, notes=self.notes, conflicts=self.conflicts)
+        about = {name: getattr(self, name) for name in _ABOUT}
+        return TrainingConfig(**kept, sources=sources, **about)
 
     def merged(self, other: TrainingConfig) -> TrainingConfig:
         """These facts overridden by the known ones of `other` (a later file, or the flags).
@@ -182,10 +194,12 @@ class TrainingConfig:
             sources={**self.sources, **sources},
             notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
             conflicts=(*self.conflicts, *other.conflicts),
+            files=(*self.files, *other.files),
         )
 
 
-FIELDS = tuple(item.name for item in fields(TrainingConfig) if item.name not in ("sources", "notes", "conflicts"))
+_ABOUT = ("notes", "conflicts", "files")
+FIELDS = tuple(item.name for item in fields(TrainingConfig) if item.name not in ("sources", *_ABOUT))
 
 
 def pieces(sizes: tuple[int, ...]) -> str:

@@ -24,14 +24,15 @@ _LONGEST_PATH = 300  # characters of a path that a message shows whole
 _FOLDER = re.compile(r"\{\{\s*fileDirname\s*\}\}")
 
 
-def read_python(path: Path) -> Value:
+def read_python(path: Path, text: str | None = None) -> Value:
     """The top-level names of a Python file and of its bases as a mapping. Raises ConfigurationError.
 
     Names that stand for imports, functions and classes are left out; a value that only running the file would tell is
     `Unknown`. `_base_` (a path or a list of them) and `with read_base(): from .x import *` are followed relative to
     the file; what they name in an installed package (`mmdet::...`) stays in the mapping under `_base_`, as text.
+    A `text` stands for the file's own.
     """
-    return _bounded(path, lambda: _Files().read(path).document())
+    return _bounded(path, lambda: _Files().read(path, text=text).document())
 
 
 def with_bases(document: Value, path: Path) -> Value:
@@ -57,9 +58,9 @@ class _Files:
         if self._work > MAX_WORK:
             raise at.error("the file changes its values too often to follow", "write the resulting values out")
 
-    def read(self, path: Path, at: Value | None = None) -> Module:
-        """Follow one Python file; `at` is where it is named as a base."""
-        source = _source(path)
+    def read(self, path: Path, at: Value | None = None, *, text: str | None = None) -> Module:
+        """Follow one Python file; `at` is where it is named as a base, a `text` stands for its own."""
+        source = _source(path, text)
         with self.entered(path, at):
             module = Module(source, self)
             module.run(module.tree.body)
@@ -119,14 +120,14 @@ class _Files:
         self._open.pop()
 
 
-def _source(path: Path) -> SourceFile:
+def _source(path: Path, text: str | None) -> SourceFile:
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
             raise ConfigurationError(
                 f"{display_path(path)} is larger than {MAX_BYTES // 1_000_000} MB",
                 "name a training file, not a data file",
             )
-        source = SourceFile.read(path)
+        source = SourceFile.read(path) if text is None else SourceFile.parse(text, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             compile(source.tree, display_path(path), "exec")  # the parser alone lets a repeated keyword pass

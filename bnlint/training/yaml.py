@@ -55,7 +55,12 @@ def read_yaml(path: Path, *, python_tags: bool = False) -> Value:
     With `python_tags`, what a tag such as `!!python/object/apply:eval` would make by running code is `Unknown` instead
     of an error: Detectron2's own configurations hold some.
     """
-    name, text = display_path(path), read_text(path)
+    return parse_yaml(read_text(path), path, python_tags=python_tags)
+
+
+def parse_yaml(text: str, path: Path, *, python_tags: bool = False) -> Value:
+    """The document of a text that stands for the file at `path`, as `read_yaml` gives it."""
+    name = display_path(path)
     if path.suffix.lower() == ".json":
         text = text.replace("\t", " ")  # YAML allows no tab before a token; JSON allows none within a string
         text = _ESCAPE.sub(_character, text)

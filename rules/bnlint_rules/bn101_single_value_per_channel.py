@@ -33,9 +33,10 @@ class SingleValuePerChannel(Rule):
 
     ## Fix safety
 
-    The fix replaces the layer by a GroupNorm whose groups hold more than one value at the traced shape.
-    That changes training and the names in checkpoints, so it is unsafe. InstanceNorm is no way out: it
-    raises on one position too.
+    The fix replaces the layer by a GroupNorm whose groups hold enough values at the traced shape, and with it
+    the other layers that the line builds, whose width may be a variable. That changes training and the names in
+    checkpoints, so it is unsafe; it is advice for a model that loads weights or keeps such a layer frozen.
+    InstanceNorm is no way out: it raises on one position too.
 
     ## References
 
@@ -189,9 +190,86 @@ model = nn.Sequential(nn.Linear(4, 8), BatchNorm1d(8))
 """,
             training={"batch_size": 1},
             inputs=((4,),),
+            fixed="""\
+from torch.nn import BatchNorm1d
+
+model = nn.Sequential(nn.Linear(4, 8), nn.GroupNorm(1, 8))
+""",
             modules=("1",),
             crashes=True,
-            note="a class imported by name: GroupNorm may not be imported, so the fix is advice",
+            note="a class imported by name, and the package that has GroupNorm",
+        ),
+        Invalid(
+            """\
+def norm(nn, width):
+    return nn.BatchNorm1d(width)
+
+
+model = norm(nn, 8)
+""",
+            training={"batch_size": 1},
+            inputs=((8,),),
+            crashes=True,
+            note="the file does not say what nn is there: the fix is advice",
+        ),
+        Invalid(
+            """\
+class Block(nn.Module):
+    def __init__(self, width, out, stride):
+        super().__init__()
+        self.conv = nn.Conv2d(width, out, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(
+            out,  # whatever the stage has
+            eps=1e-3,
+            momentum=0.1,
+        )
+
+    def forward(self, x):
+        return F.relu(self.norm(self.conv(x)))
+
+model = nn.Sequential(Block(3, 16, 1), Block(16, 24, 4), Block(24, 48, 4))
+""",
+            training={"batch_size": 1},
+            inputs=((3, 16, 16),),
+            fixed="""\
+class Block(nn.Module):
+    def __init__(self, width, out, stride):
+        super().__init__()
+        self.conv = nn.Conv2d(width, out, 3, stride, 1, bias=False)
+        self.norm = nn.GroupNorm(
+            4, out,  # whatever the stage has
+            eps=1e-3,
+        )
+
+    def forward(self, x):
+        return F.relu(self.norm(self.conv(x)))
+
+model = nn.Sequential(Block(3, 16, 1), Block(16, 24, 4), Block(24, 48, 4))
+""",
+            modules=("2.norm",),
+            crashes=True,
+            note="one line builds 3 widths: the number of groups divides all, and leaves enough values on 1 position",
+        ),
+        Invalid(
+            """\
+def norms(widths):
+    return [nn.BatchNorm1d(width) for width in widths]
+
+class Narrow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(norms((8, 2)))
+
+    def forward(self, x, y):
+        return self.norms[0](x).sum() + self.norms[1](y).sum()
+
+model = Narrow()
+""",
+            training={"batch_size": 1},
+            inputs=((8,), (2,)),
+            modules=("norms.0", "norms.1"),
+            crashes=True,
+            note="two values of a sample normalise to +1 and -1: no edit for a line that builds such a layer",
         ),
         Invalid(
             """\

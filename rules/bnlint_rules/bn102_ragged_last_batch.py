@@ -33,6 +33,25 @@ class GhostBatchNorm(nn.Module):
 
 model = GhostBatchNorm()
 """
+SCRIPT = """\
+from torch.utils.data import DataLoader, TensorDataset
+
+data = TensorDataset(torch.randn(257, 4), torch.randn(257, 1))
+model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+train_loader = DataLoader(data, {arguments})
+test_loader = DataLoader(data, batch_size=64)
+for epoch in range(2):
+    model.train()
+    for x, y in train_loader:
+        optimizer.zero_grad()
+        F.mse_loss(model(x), y).backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        for x, y in {evaluated}:
+            print(F.mse_loss(model(x), y))
+"""
 
 
 class RaggedLastBatch(Rule):
@@ -57,8 +76,9 @@ class RaggedLastBatch(Rule):
     ## Fix safety
 
     `drop_last=True` on the training loader leaves out the samples of the ragged batch in each epoch, others
-    each time when the data are shuffled. It is advice: the loader is not part of the model. On a validation
-    loader it would lose samples.
+    each time when the data are shuffled, so the fix is unsafe. It is written where a script builds the loader or a
+    training file states `drop_last`. On a validation loader it would lose samples: for a loader that evaluation
+    draws from too, and for one without a full batch, the fix is advice.
 
     ## References
 
@@ -69,6 +89,7 @@ class RaggedLastBatch(Rule):
     code = "BN102"
     name = "ragged-last-batch"
     severity = Severity.ERROR
+    fixable = True
     needs = ("graph",)  # each loader states its own batch size and what it does with the last batch
 
     valid = (
@@ -190,6 +211,27 @@ class RaggedLastBatch(Rule):
         ),
     )
     invalid = (
+        Invalid(
+            SCRIPT.format(arguments="batch_size=64, shuffle=True", evaluated="test_loader"),
+            inputs=((4,),),
+            fixed=SCRIPT.format(arguments="batch_size=64, shuffle=True, drop_last=True", evaluated="test_loader"),
+            modules=("1",),
+            message="257 = 4 x 64 + 1",
+            note="a script: its training loader drops the last batch, the other one keeps it",
+        ),
+        Invalid(
+            SCRIPT.format(arguments="**dict(batch_size=64), drop_last=False", evaluated="test_loader"),
+            inputs=((4,),),
+            fixed=SCRIPT.format(arguments="**dict(batch_size=64), drop_last=True", evaluated="test_loader"),
+            modules=("1",),
+            note="said in so many words",
+        ),
+        Invalid(
+            SCRIPT.format(arguments="batch_size=64", evaluated="train_loader"),
+            inputs=((4,),),
+            modules=("1",),
+            note="evaluation draws from the same loader, and BN309 would speak: no edit",
+        ),
         Invalid(
             MLP,
             inputs=((4,),),
@@ -384,7 +426,7 @@ model = GhostBatchNorm()
                 "key": loader.name or facts.key("drop_last"),
                 "source": loader.place,
             },
-            fix=Fix("Give the training loader drop_last=True, or a batch size that leaves more than one sample"),
+            fix=_fix(context, loader, batch, samples, ranks),
         )
 
     def _vulnerable(self, context: Context, batch_size: int) -> list[NormCall]:
@@ -397,6 +439,22 @@ model = GhostBatchNorm()
             and call.checked
             and context.ranks(call.layer) == 1
         ]
+
+
+def _fix(context: Context, loader: Loader, batch: int, samples: int | None, ranks: int) -> Fix:
+    """`drop_last=True` where the loader is built or configured; advice where no full batch would be left."""
+    facts = context.training
+    title = "Give the training loader drop_last=True, or a batch size that leaves more than one sample"
+    if samples is not None and -(-samples // ranks) < batch:
+        return Fix("Give the training loader a smaller batch: there is no full one")
+    if loader.name:
+        path, _, line = (loader.place or "").rpartition(":")
+        return context.drop_last_batch(Span(path, int(line)) if line.isdigit() else None, title=title)
+    if facts.key("drop_last").endswith("DataLoader.drop_last"):
+        return context.drop_last_batch(facts.span("drop_last"), title=title)
+    if (facts.origin("drop_last") or "--").startswith("--"):
+        return Fix(title)  # a flag would have the last word
+    return context.state_facts({"drop_last": True}, title=title)
 
 
 def _unknown(facts: TrainingConfig, loader: Loader) -> str:

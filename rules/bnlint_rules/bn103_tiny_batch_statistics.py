@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import sqrt
 
-from bnlint.api import ENOUGH_SAMPLES, Context, Diagnostic, Fix, Invalid, NormCall, Rule, Severity, Valid, listed
+from bnlint.api import ENOUGH_SAMPLES, Context, Diagnostic, Fix, Invalid, Layer, NormCall, Rule, Severity, Valid, listed
 
 
 class TinyBatchStatistics(Rule):
@@ -28,7 +28,9 @@ class TinyBatchStatistics(Rule):
 
     ## Fix safety
 
-    There is no automatic fix. SyncBatchNorm, GroupNorm, frozen norms and larger batches all change training.
+    The fix puts a GroupNorm in the place of every layer that the finding lists, where its line can be changed for
+    all layers that it builds. It changes training and the names in checkpoints, so it is unsafe. Where
+    SyncBatchNorm over the ranks would do, or weights are loaded, the fix is advice.
 
     ## References
 
@@ -40,6 +42,7 @@ class TinyBatchStatistics(Rule):
     name = "tiny-batch-statistics"
     severity = Severity.WARNING
     needs = ("graph", "training.batch_size")
+    fixable = True
 
     valid = (
         Valid("model = nn.BatchNorm2d(8)", training={"batch_size": 8}, inputs=((8, 4, 4),)),
@@ -102,6 +105,7 @@ model = nn.Sequential(StandardisedConv(3, 8, 3), nn.GroupNorm(2, 8))
             "model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 8, 5), nn.BatchNorm2d(8))",
             training={"batch_size": 2},
             inputs=((3, 8, 8),),
+            fixed="model = nn.Sequential(nn.GroupNorm(1, 3), nn.ReLU(), nn.Conv2d(3, 8, 5), nn.GroupNorm(8, 8))",
             modules=("3",),
             message="2 batch norms",
             note="one finding that lists both layers, at the worst one",
@@ -112,6 +116,25 @@ model = nn.Sequential(StandardisedConv(3, 8, 3), nn.GroupNorm(2, 8))
             inputs=((8, 4, 4),),
             message="4 samples",
             note="SyncBatchNorm helps, but not enough",
+        ),
+        Invalid(
+            "model = nn.Sequential(*[nn.BatchNorm2d(8) for _ in range(2)])",
+            training={"batch_size": 2, "frozen": ["1"]},
+            inputs=((8, 4, 4),),
+            modules=("0",),
+            note="the line also builds a layer that the run keeps frozen: no edit",
+        ),
+        Invalid(
+            "model = nn.BatchNorm2d(8)",
+            training={"batch_size": 2, "pretrained": True},
+            inputs=((8, 4, 4),),
+            note="GroupNorm has no use for the weights of a batch norm: no edit",
+        ),
+        Invalid(
+            "model = nn.BatchNorm2d(8)",
+            training={"batch_size": 2, "world_size": 4, "strategy": "ddp"},
+            inputs=((8, 4, 4),),
+            note="SyncBatchNorm over 4 ranks would do: no edit",
         ),
         Invalid(
             "model = nn.Sequential(nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8))",
@@ -173,7 +196,7 @@ model = nn.Sequential(StandardisedConv(3, 8, 3), nn.GroupNorm(2, 8))
                 "worst": worst.path,
                 "layers": layers,
             },
-            fix=Fix(_advice(context, samples)),
+            fix=_fix(context, samples, [call.layer for calls in tiny.values() for call in calls]),
         )
 
 
@@ -181,10 +204,12 @@ def _count(layers: list[str]) -> str:
     return "1 batch norm takes its" if len(layers) == 1 else f"{len(layers)} batch norms take their"
 
 
-def _advice(context: Context, samples: int) -> str:
+def _fix(context: Context, samples: int, layers: list[Layer]) -> Fix:
+    """GroupNorm in place of the layers; advice where SyncBatchNorm would do."""
     training = context.training
     ranks = 1 if training.strategy in ("dp", "none") or training.device in ("cpu", "mps") else training.world_size or 1
     if samples == context.batch_size and context.batch_size * ranks >= ENOUGH_SAMPLES:
         together = context.batch_size * ranks
-        return f"Use SyncBatchNorm over the {ranks} ranks ({together} samples), GroupNorm or frozen norms"
-    return f"Raise the batch size to {ENOUGH_SAMPLES} or more samples per norm, or use GroupNorm or frozen norms"
+        return Fix(f"Use SyncBatchNorm over the {ranks} ranks ({together} samples), GroupNorm or frozen norms")
+    advice = f"Raise the batch size to {ENOUGH_SAMPLES} or more samples per norm, or use GroupNorm or frozen norms"
+    return context.replace_with_group_norms(layers, advice=advice)

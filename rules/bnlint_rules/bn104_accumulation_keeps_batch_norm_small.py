@@ -58,8 +58,10 @@ class AccumulationKeepsBatchNormSmall(Rule):
 
     ## Fix safety
 
-    There is no automatic fix. SyncBatchNorm, GroupNorm, frozen norms and another split of batch and accumulation
-    all change training.
+    The fix puts a GroupNorm in the place of every layer that the finding lists, where its line can be changed for
+    all layers that it builds. It changes training and the names in checkpoints, so it is unsafe. Where
+    SyncBatchNorm over the ranks would do, or weights are loaded, the fix is advice: so is another split of batch
+    and accumulation.
 
     ## References
 
@@ -71,6 +73,7 @@ class AccumulationKeepsBatchNormSmall(Rule):
     code = "BN104"
     name = "accumulation-keeps-batch-norm-small"
     severity = Severity.WARNING
+    fixable = True
     needs = ("modules",)  # with 8 samples or more it does not matter whether accumulation is known
 
     valid = (
@@ -146,6 +149,7 @@ class AccumulationKeepsBatchNormSmall(Rule):
         Invalid(
             MODEL,
             training={"batch_size": 3, "gradient_accumulation_steps": 8},
+            fixed="model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(8, 8))",
             modules=("1",),
             message="24 samples of each rank (3 x 8)",
             note="however many ranks there are",
@@ -228,8 +232,19 @@ class AccumulationKeepsBatchNormSmall(Rule):
                 "key": key,
                 "source": training.origin("gradient_accumulation_steps"),
             },
-            fix=Fix(
-                f"Give batch norm {ENOUGH_SAMPLES} or more samples (a larger batch per device with less accumulation, "
-                "SyncBatchNorm over several ranks), or use GroupNorm or frozen norms"
-            ),
+            fix=_fix(context, layers, samples),
         )
+
+
+def _fix(context: Context, layers: list[Layer], samples: int) -> Fix:
+    """GroupNorm in place of the layers; advice where another number of ranks or samples would do."""
+    training = context.training
+    advice = (
+        f"Give batch norm {ENOUGH_SAMPLES} or more samples (a larger batch per device with less accumulation, "
+        "SyncBatchNorm over several ranks), or use GroupNorm or frozen norms"
+    )
+    alone = training.strategy in ("dp", "none") or training.device in ("cpu", "mps")
+    ranks = 1 if alone else training.world_size or 1
+    if samples == training.batch_size and samples * ranks >= ENOUGH_SAMPLES:
+        return Fix(advice)
+    return context.replace_with_group_norms(layers, advice=advice)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 
 from bnlint.api import Context, Diagnostic, Fix, Invalid, NormCall, Rule, Severity, Valid
@@ -27,8 +26,9 @@ class DataDependentBatch(Rule):
 
     ## Fix safety
 
-    For an input of shape (rows, channels) the fix replaces the layer by a LayerNorm over the channels. That
-    changes training and the names in checkpoints, so it is unsafe. Elsewhere the fix is advice.
+    For an input of shape (rows, channels) the fix replaces the layer by a LayerNorm over the channels, where all
+    layers that the line builds are such ones. That changes training and the names in checkpoints, so it is unsafe.
+    Elsewhere the fix is advice.
 
     ## References
 
@@ -160,6 +160,59 @@ model = Points()
             modules=("embed.1",),
             message="nonzero",
         ),
+        Invalid(
+            """\
+def layer(width, out):
+    return nn.Sequential(nn.Linear(width, out), nn.BatchNorm1d(out, eps=1e-3, momentum=0.01), nn.ReLU())
+
+class Points(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Sequential(layer(4, 16), layer(16, 32))
+
+    def forward(self, points):
+        return self.embed(points[points[:, 0] > 0])
+
+model = Points()
+""",
+            inputs=((4,),),
+            fixed="""\
+def layer(width, out):
+    return nn.Sequential(nn.Linear(width, out), nn.LayerNorm(out, eps=1e-3), nn.ReLU())
+
+class Points(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Sequential(layer(4, 16), layer(16, 32))
+
+    def forward(self, points):
+        return self.embed(points[points[:, 0] > 0])
+
+model = Points()
+""",
+            modules=("embed.0.1", "embed.1.1"),
+            note="one line, two widths, and an eps that stays",
+        ),
+        Invalid(
+            """\
+def norm(width):
+    return nn.BatchNorm1d(width)
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.all, self.some = norm(8), norm(8)
+
+    def forward(self, x):
+        x = self.all(x)
+        return self.some(x[x.sum(1) > 0])
+
+model = Mixed()
+""",
+            inputs=((8,),),
+            modules=("some",),
+            note="the line also builds a norm over the whole batch: no edit",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic]:
@@ -181,19 +234,9 @@ model = Points()
 
 
 def _layer_norm(call: NormCall) -> Fix:
-    channels = call.shape[1]
     if len(call.shape) > 2 or call.layer.functional:
         return Fix("Use GroupNorm or LayerNorm over the channels, or skip the norm when fewer than 2 rows are left")
-    if channels == 1:
+    if call.shape[1] < 3:
         return Fix("Skip the norm when fewer than 2 rows are left")
-
-    def construct(node: ast.Call) -> str | None:
-        callee, width = ast.unparse(node.func), node.args[0] if node.args else None
-        if callee not in ("nn.BatchNorm1d", "torch.nn.BatchNorm1d") or len(node.args) != 1:
-            return None
-        literal = isinstance(width, ast.Constant) and width.value == channels
-        return f"{callee.removesuffix('BatchNorm1d')}LayerNorm({channels})" if literal else None
-
-    return call.layer.replace_call(
-        construct, title=f"Use LayerNorm({channels}), or skip the norm when fewer than 2 rows are left"
-    )
+    advice = f"Use LayerNorm({call.shape[1]}), or skip the norm when fewer than 2 rows are left"
+    return call.replace_with_layer_norm(lambda other: other.data_dependent, advice=advice)

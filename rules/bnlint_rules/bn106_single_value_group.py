@@ -25,8 +25,9 @@ class SingleValueGroup(Rule):
 
     ## Fix safety
 
-    The fix lowers the number of groups until each holds more than one value. That changes training, so it
-    is unsafe. With one value per sample in all, no norm can work: the advice is to remove it.
+    The fix lowers the number of groups until each holds enough values, for all layers that the line builds. That
+    changes training, so it is unsafe. With one or two values per sample in all, no norm can work: the advice is to
+    remove it.
 
     ## References
 
@@ -76,6 +77,24 @@ class SingleValueGroup(Rule):
             modules=("1",),
             message="1 element",
         ),
+        Invalid(
+            """\
+def head(width):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.GroupNorm(width, width))
+
+model = nn.Sequential(nn.Conv2d(3, 48, 1), head(48), nn.Conv2d(48, 32, 1), head(32))
+""",
+            training={"batch_size": 4},
+            inputs=((3, 6, 6),),
+            fixed="""\
+def head(width):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.GroupNorm(4, width))
+
+model = nn.Sequential(nn.Conv2d(3, 48, 1), head(48), nn.Conv2d(48, 32, 1), head(32))
+""",
+            modules=("1.1", "3.1"),
+            note="one number of groups for all widths of the line",
+        ),
         Invalid("model = nn.GroupNorm(1, 1)", training={"batch_size": 1}, inputs=((1, 1, 1),), crashes=True),
     )
 
@@ -112,8 +131,4 @@ def _consequence(call: NormCall, batch_size: int | None) -> str:
 def _fix(call: NormCall) -> Fix:
     if call.kind == "layer":
         return Fix("Remove the LayerNorm, or normalise over an axis of more than 1 element")
-    groups = call.workable_groups()
-    if groups is None:
-        return Fix("Remove the norm: a sample has only one value here, so no norm can work on it")
-    title = f"Use num_groups={groups}"
-    return Fix(title) if call.layer.functional else call.layer.replace_argument("num_groups", str(groups), title=title)
+    return call.replace_number_of_groups()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnlint.api import Context, Diagnostic, Invalid, Rule, Severity, Valid
+from bnlint.api import Context, Diagnostic, Invalid, NormCall, Rule, Severity, Valid
 
 RANKS = {"1d": 3, "2d": 4, "3d": 5}
 
@@ -23,8 +23,8 @@ class SingleSpatialInstance(Rule):
 
     ## Fix safety
 
-    The fix replaces the layer by a GroupNorm whose groups hold more than one value at the traced shape.
-    That changes training, so it is unsafe.
+    The fix replaces the layer by a GroupNorm whose groups hold enough values at the traced shape, where the line
+    builds no layer that works. That changes training, so it is unsafe.
 
     ## References
 
@@ -67,11 +67,24 @@ class SingleSpatialInstance(Rule):
             crashes=True,
             note="running statistics save it in eval mode only",
         ),
+        Invalid(
+            """\
+def norm(width):
+    return nn.InstanceNorm2d(width)
+
+model = nn.Sequential(norm(8), nn.AdaptiveAvgPool2d(1), norm(8))
+""",
+            training={"batch_size": 4},
+            inputs=((8, 4, 4),),
+            modules=("2",),
+            crashes=True,
+            note="the line also builds an InstanceNorm that works: no edit",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic]:
         for call, count in context.graph().distinct_calls("instance"):
-            if call.values != 1 or not call.uses_batch_statistics or call.data_dependent:
+            if not _is_single(call):
                 continue
             if len(call.shape) < RANKS.get(call.layer.class_name[-2:], 3):
                 continue  # one unbatched sample (channels, ...): BN207's matter
@@ -82,5 +95,9 @@ class SingleSpatialInstance(Rule):
                 f"{call.layer.class_name} gets {call.shape}, 1 spatial position{repeated}: it raises "
                 f"'Expected more than 1 spatial element when training' {mode}, at any batch size",
                 data={"values_per_channel": 1, "input_shape": list(call.shape), "calls": count},
-                fix=call.replace_with_group_norm(),
+                fix=call.replace_with_group_norm(_is_single),
             )
+
+
+def _is_single(call: NormCall) -> bool:
+    return call.values == 1 and call.uses_batch_statistics and not call.data_dependent

@@ -126,8 +126,32 @@ class Functional(nn.Module):
 model = Functional()
 """,
             inputs=((8, 4, 4),),
+            fixed="""\
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("var", torch.ones(8))
+
+    def forward(self, x):
+        return F.batch_norm(x, self.mean, self.var, training=self.training, momentum=0.1)
+
+
+model = Functional()
+""",
             message="momentum=0.9",
             note="a functional norm with running statistics",
+        ),
+        Invalid(
+            """\
+model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, momentum=0.1))
+for module in model.modules():
+    if isinstance(module, nn.BatchNorm2d):
+        module.momentum = 0.9
+""",
+            inputs=((3, 4, 4),),
+            modules=("1",),
+            note="set after the construction, whose own value is right: no edit there",
         ),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +43,7 @@ class ChannelMismatch(Rule):
     ## Fix safety
 
     Unsafe: it changes the layer's number of parameters, and the producing layer may be the one that is
-    wrong. There is no edit where several layers are built by the same line.
+    wrong. Where a line builds several layers, all of them have to get the same other width.
 
     ## References
 
@@ -189,11 +188,30 @@ model = nn.Sequential(branch(8), branch(16))
             crashes=True,
             note="the same line builds a layer that is right: no edit",
         ),
+        Invalid(
+            """\
+def branch():
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(8), nn.Linear(16, 8))
+
+
+model = nn.Sequential(branch(), branch())
+""",
+            inputs=((8,),),
+            fixed="""\
+def branch():
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 8))
+
+
+model = nn.Sequential(branch(), branch())
+""",
+            modules=("0.1", "1.1"),
+            crashes=True,
+            note="all layers of the line get the same other width",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
         graph = context.graph()
-        built_at = Counter(layer.span for layer in context.layers)
         for call in graph.norm_calls:
             layer = call.layer
             if layer.custom or layer.functional or layer.module is None or layer.num_features is None:
@@ -212,7 +230,7 @@ model = nn.Sequential(branch(8), branch(16))
                 f"{argument}={expected} but {layer.class_name} gets {width} from "
                 f"{_producer(call.node.all_input_nodes[0])}, input {call.shape}{aside}",
                 data={"expected": expected, "actual": actual, "shape": list(call.shape)},
-                fix=_width_fix(call, argument, actual, shared_line=built_at[layer.span] > 1)
+                fix=_width_fix(call, argument, actual)
                 if elsewhere is None
                 else Fix(_LAYOUT_ADVICE["first" if layer.kind in ARGUMENTS else "last"]),
             )
@@ -250,8 +268,13 @@ def _producer(node: Any) -> str:
     return f"{node.meta['op'].strip('_')} in {place}"
 
 
-def _width_fix(call: NormCall, argument: str, actual: Any, *, shared_line: bool) -> Fix:
+def _width_fix(call: NormCall, argument: str, actual: Any) -> Fix:
     title = f"Use {argument}={actual}"
-    if shared_line or (call.kind == "group" and actual % call.layer.module.num_groups):
+    if call.kind == "group" and actual % call.layer.module.num_groups:
         return Fix(f"{title}, or change what feeds it")
+    construction = call.layer.construction(call.layer)
+    if construction is not None and len(construction.layers) > 1:
+        called = {other.path for other in construction.calls}
+        if len(called) < len(construction.layers) or any(_widths(item)[1] != actual for item in construction.calls):
+            return Fix(f"{title}, or change what feeds it")
     return call.layer.replace_argument(argument, repr(actual), title=title)

@@ -6,23 +6,12 @@ import ast
 import re
 from collections.abc import Iterator
 
-from bnlint.api import (
-    Applicability,
-    Context,
-    Diagnostic,
-    Edit,
-    Fix,
-    Invalid,
-    Layer,
-    NotChecked,
-    Rule,
-    Severity,
-    Valid,
-)
+from bnlint.api import Context, Diagnostic, Fix, Invalid, Layer, NotChecked, Rule, Severity, Valid
 
 SMALLEST_ABSURD_EPS = 1e-2
 LARGEST_PLAIN_EPS = 1e-4  # above it 1e-3, TensorFlow's default, is the only eps in use
 TENSORFLOW_EPS = 1e-3
+LARGEST_USUAL_MOMENTUM = 0.5
 TORCH_EPS = 1e-5
 CONSTRUCTORS = re.compile(r"(Batch|Instance)Norm([123]d)?$")
 PARAMETERS = ("num_features", "eps", "momentum", "affine", "track_running_stats")
@@ -127,6 +116,12 @@ model = nn.Sequential(block(4), block(4))
             note="no usual eps",
         ),
         Invalid(
+            "model = nn.BatchNorm2d(8, (0.0003), affine=True)",
+            fixed="model = nn.BatchNorm2d(8, momentum=(0.0003), affine=True)",
+            note="in parentheses",
+        ),
+        Invalid("model = nn.BatchNorm2d(8, 0.9)", note="as a momentum it would be BN201's: no edit"),
+        Invalid(
             "model = nn.BatchNorm2d(8, 0.01, 1e-5)",
             fixed="model = nn.BatchNorm2d(8, momentum=0.01, eps=1e-5)",
             note="both in the wrong order",
@@ -161,7 +156,7 @@ model = nn.Sequential(block(4), block(4))
                 layer,
                 message,
                 data={"eps": eps, "momentum": layer.momentum},
-                fix=_by_keyword(context, layer, call if direct else None)
+                fix=_by_keyword(layer, call)
                 if swapped
                 else layer.replace_argument("eps", "1e-5", title="Use eps=1e-5"),
             )
@@ -183,20 +178,14 @@ def _called(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
-def _by_keyword(context: Context, layer: Layer, call: ast.Call | None) -> Fix:
+def _by_keyword(layer: Layer, call: ast.Call | None) -> Fix:
     """Name the positional arguments from the second on, momentum first."""
     advice = Fix("Pass momentum and eps by keyword")
-    source = None if layer.span is None else context.read_source(layer.span.path)
-    if call is None or source is None:
-        return advice
+    if call is None or float(layer.eps or 0) > LARGEST_USUAL_MOMENTUM:
+        return advice  # as a momentum it would be BN201's
     named = any(keyword.arg in (None, "eps", "momentum") for keyword in call.keywords)
     both_large = len(call.args) > 2 and (layer.momentum is None or layer.momentum >= SMALLEST_ABSURD_EPS)
     if named or both_large:
         return advice
-    names = ("momentum", "eps", *PARAMETERS[3:])
-    spans = [source.span_of(argument) for argument in call.args[1:]]
-    edits = tuple(
-        Edit(span.path, (span.line, span.column), (span.line, span.column), f"{name}=")
-        for name, span in zip(names, spans, strict=False)
-    )
-    return Fix("Pass it as momentum", Applicability.UNSAFE, edits)
+    fix = layer.name_arguments(("momentum", "eps", *PARAMETERS[3:]), title="Pass it as momentum")
+    return fix if fix.edits else advice

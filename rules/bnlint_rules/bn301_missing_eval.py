@@ -28,8 +28,9 @@ class MissingEval(Rule):
 
     ## Fix safety
 
-    The fix writes `model.eval()` before the evaluation. It is unsafe: predictions change, and a training loop
-    around it must call `model.train()` again (BN302).
+    The fix writes `model.eval()` before the evaluation, and `model.train()` where a training would go on in evaluation
+    mode otherwise. It is unsafe: predictions change. The edited script is followed once more before the fix is offered;
+    it is advice where that does not show every mode as it is wanted.
 
     ## References
 
@@ -267,6 +268,7 @@ for epoch in range(3):
 model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 for epoch in range(3):
+    model.train()
     for x, y in []:
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
@@ -314,6 +316,43 @@ def main():
 if __name__ == "__main__":
     main()
 """,
+            fixed="""\
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.5))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def train(model, loader, optimizer):
+    model.train()
+    for x, y in loader:
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def test(model, loader):
+    correct = 0
+    model.eval()
+    for x, y in loader:
+        correct += (model(x).argmax(1) == y).sum()
+    return correct
+
+
+def main():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for epoch in range(3):
+        train(model, [], optimizer)
+        test(model, [])
+
+
+if __name__ == "__main__":
+    main()
+""",
             message="train() is called on line 12",
             note="functions, the mode is left over from the training",
         ),
@@ -337,6 +376,32 @@ class Trainer:
         self.optimizer.step()
 
     def validate(self, loader):
+        with torch.inference_mode():
+            return [self.model(x) for x, _ in loader]
+
+
+Trainer().fit([], 3)
+""",
+            fixed="""\
+class Trainer:
+    def __init__(self):
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+    def fit(self, loader, epochs):
+        for epoch in range(epochs):
+            self.model.train()
+            for x, y in loader:
+                self.step(x, y)
+            self.validate(loader)
+
+    def step(self, x, y):
+        loss = F.cross_entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+
+    def validate(self, loader):
+        self.model.eval()
         with torch.inference_mode():
             return [self.model(x) for x, _ in loader]
 
@@ -371,6 +436,19 @@ for epoch in range(10):
     optimizer.step()
     if epoch % 5 == 0:
         model.eval()
+    with torch.no_grad():
+        print(model(torch.randn(16, 4)).argmax(1))
+""",
+            fixed="""\
+model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for epoch in range(10):
+    model.train()
+    F.cross_entropy(model(torch.randn(16, 4)), torch.zeros(16).long()).backward()
+    optimizer.step()
+    if epoch % 5 == 0:
+        model.eval()
+    model.eval()
     with torch.no_grad():
         print(model(torch.randn(16, 4)).argmax(1))
 """,
@@ -425,6 +503,7 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
 
 def train():
+    model.train()
     for x in torch.rand(3, 16, 8):
         F.mse_loss(model(x), x).backward()
         optimizer.step()
@@ -503,15 +582,16 @@ for epoch in range(3):
                 "batch_norms": layers.batch_norms,
                 "dropouts": layers.dropouts,
             },
-            fix=self._fix(context, call),
+            fix=self._fix(context, [item.witness for item in group if item.witness is not None]),
         )
 
-    def _fix(self, context: Context, call: events.Forward) -> Fix:
+    def _fix(self, context: Context, calls: list[events.Forward]) -> Fix:
         assert context.program is not None
-        name = context.name_in(call)
-        if any(other.place.node is call.place.node for other in context.program.trained):
-            return Fix(f"Call {name}.train() where this call trains and {name}.eval() where it evaluates")
-        return context.insert_call(call, "eval()", title=f"Call {name}.eval() before it evaluates")
+        evaluate, train = (context.call_of(calls[0], method) for method in ("eval()", "train()"))
+        places = {call.place.node for call in calls}
+        if any(other.place.node in places for other in context.program.trained):
+            return Fix(f"Call {train} where this call trains and {evaluate} where it evaluates")
+        return context.script_fixes.set_evaluating(calls, title=f"Call {evaluate} before it evaluates")
 
 
 def place(span: Span, seen_from: Span) -> str:

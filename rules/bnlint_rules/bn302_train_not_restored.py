@@ -36,6 +36,7 @@ class TrainNotRestored(Rule):
     ## Fix safety
 
     The fix writes `model.train()` where the training part of the loop begins. It is unsafe: the training changes.
+    Advice where that would set frozen parts back to training mode (BN304).
 
     ## References
 
@@ -458,8 +459,8 @@ for epoch in range(3):
                 "batch_norms": layers.batch_norms,
                 "dropouts": layers.dropouts,
             },
-            fix=context.insert_call(
-                call, "train()", title=f"Call {name}.train() before each training part of the loop", loop=step.loop
+            fix=context.script_fixes.set_training(
+                call, step.loop, title=f"Call {context.call_of(call, 'train()')} before each training part of the loop"
             ),
         )
 

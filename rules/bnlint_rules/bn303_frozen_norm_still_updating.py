@@ -34,7 +34,9 @@ class FrozenNormStillUpdating(Rule):
 
     ## Fix safety
 
-    The fix calls `eval()` for the frozen part after `train()`. It is unsafe: the outputs in training change.
+    The fix calls `eval()` for the frozen part after `train()`, or where it is frozen in a script without `train()`. For
+    some layers among others it sets those batch norms to evaluation mode whose weights are frozen, and a class that
+    freezes its own layers gets a `train()` that does so. It is unsafe: the outputs in training change.
 
     ## References
 
@@ -420,6 +422,48 @@ if __name__ == "__main__":
     main()
 """,
             inputs=((3, 4, 4),),
+            fixed="""\
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+        self.fc = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        return self.fc(self.body(self.stem(x)))
+
+
+model = Net()
+
+
+def freeze(net, trained):
+    for name, parameter in net.named_parameters():
+        if all(word not in name for word in trained):
+            parameter.requires_grad_(False)
+
+
+def train_one_epoch(net, loader, optimizer):
+    net.train()
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+            module.eval()
+    for x, y in loader:
+        loss = F.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+
+
+def main():
+    freeze(model, ("fc", "body"))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for epoch in range(3):
+        train_one_epoch(model, [], optimizer)
+
+
+if __name__ == "__main__":
+    main()
+""",
             modules=("stem.1",),
             message="1 batch norm (stem.1)",
             note="functions, and a condition on the names: the norm of the body trains",
@@ -455,6 +499,38 @@ if __name__ == "__main__":
     Trainer(model).fit([])
 """,
             inputs=((3, 4, 4),),
+            fixed="""\
+def backbone():
+    return nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
+
+
+model = backbone()
+
+
+class Trainer:
+    def __init__(self, net):
+        self.net = net
+        self.net.requires_grad_(False)
+        for module in self.net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+                module.eval()
+        self.net[4] = nn.Linear(8, 2)
+        self.optimizer = torch.optim.SGD(self.net[4].parameters(), lr=0.1)
+
+    def step(self, x, y):
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.net(x), y)
+        loss.backward()
+        self.optimizer.step()
+
+    def fit(self, loader):
+        for x, y in loader:
+            self.step(x, y)
+
+
+if __name__ == "__main__":
+    Trainer(model).fit([])
+""",
             modules=("1",),
             message="it is built on line 3",
             note="a trainer class: everything frozen, then a new head, and never a word about the mode",
@@ -486,6 +562,38 @@ class Net(nn.Module):
 model = Net()
 """,
             inputs=((3, 4, 4),),
+            fixed="""\
+class Block(nn.Sequential):
+    def __init__(self, channels):
+        super().__init__(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))
+
+
+class Net(nn.Module):
+    def __init__(self, frozen_stages=1):
+        super().__init__()
+        self.stages = nn.ModuleList(Block(3) for _ in range(2))
+        self._freeze_stages(frozen_stages)
+
+    def train(self, mode=True):
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+                module.eval()
+        return self
+
+    def _freeze_stages(self, count):
+        for stage in self.stages[:count]:
+            for parameter in stage.parameters():
+                parameter.requires_grad = False
+
+    def forward(self, x):
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+model = Net()
+""",
             modules=("stages.0.1",),
             message="model.train() puts it into training mode",
             note="a class that freezes its own stages",
@@ -504,15 +612,12 @@ model = Net()
         undone = {layer for item in context.own_evaluations for layer in item.layers}  # BN304's
         layers = tuple(layer for layer in context.norms_frozen_by_class if layer not in undone)
         if layers:
-            its = _its(layers)
             yield self.diagnostic(
                 layers[0],
                 f"{_counted(layers)} of layers that the model freezes (requires_grad=False) keep{_s(layers)} learning "
                 f"running statistics: model.train() puts {'it' if len(layers) == 1 else 'them'} into training mode",
                 data={"layers": [layer.path for layer in layers]},
-                fix=Fix(
-                    f"Override train() in the class, and call eval() for the frozen layers or {its} batch norms there"
-                ),
+                fix=_fix_of_class(context, layers),
             )
         source = context.training.span("frozen")
         if source is not None and source.path.endswith(".py"):
@@ -580,7 +685,7 @@ model = Net()
                 "layers": [layer.path for layer in layers],
                 "training_line": call.where.span.line,
             },
-            fix=_fix(context, part, frozen),
+            fix=_fix(context, part, frozen, layers),
         )
 
 
@@ -679,24 +784,34 @@ def _shown(place: Span) -> str:
     return f"{place.path}:{place.line}"
 
 
-def _fix(context: Context, part: events.FrozenPart, frozen: str) -> Fix:
-    """Writes `eval()` for the frozen part after the `train()` that reaches it; else advice."""
-    mode, path = part.mode, part.freezing.path
-    title = f"Call eval() for the batch norms of {frozen} after train()"
-    node, module = mode.node, mode.module
-    if not path or part.freezing.selection.picks or not mode.explicit or module is None:
-        return Fix(title)
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.args or node.keywords:
-        return Fix(title)
-    switched = next(item.model for item in _switches(context) if item.where.node is node)
-    rest = path.removeprefix(_prefix(switched.path))
-    if (
-        switched.wraps
-        or switched.allocation is not part.freezing.allocation
-        or not rest.replace(".", "_").isidentifier()
-    ):
-        return Fix(title)
-    return context.insert_after(module, node, f"{ast.unparse(node.func.value)}.{rest}.eval()", title=title)
+def _fix(context: Context, part: events.FrozenPart, frozen: str, layers: tuple[Layer, ...]) -> Fix:
+    """Writes `eval()` for the frozen part behind the `train()` that reaches it, or behind the freezing; else advice."""
+    when = "after train()" if part.mode.explicit else "where it is frozen"
+    title = f"Call eval() for the batch norms of {frozen} {when}"
+    return context.script_fixes.hold_frozen(part, title=title, are_all=bool(layers) and _are_all(context, part, layers))
+
+
+def _fix_of_class(context: Context, layers: tuple[Layer, ...]) -> Fix:
+    """Gives the model's class a `train()` that sets what is frozen to evaluation mode; else advice."""
+    its = "its" if len(layers) == 1 else "their"
+    advice = f"Override train() in the class, and call eval() for the frozen layers or {its} batch norms there"
+    norms = list(context.norms("batch"))
+    frozen = {layer.path for layer in norms if layer.affine and not layer.trainable}
+    if frozen != {layer.path for layer in layers} or not all(layer.affine for layer in norms):
+        return Fix(advice)
+    return context.keep_frozen(
+        layers, title="Override train() in the class to keep its frozen batch norms in evaluation mode", advice=advice
+    )
+
+
+def _are_all(context: Context, part: events.FrozenPart, layers: tuple[Layer, ...]) -> bool:
+    """Whether these are all batch norms of the part whose weights are frozen, and each one there has a weight."""
+    model = context.model_of(part.freezing.allocation)
+    if model is None:
+        return False
+    inside = [layer for layer in model.norms("batch") if f"{layer.path}.".startswith(_prefix(part.freezing.path))]
+    frozen = {layer.path for layer in inside if part.freezing.includes(f"{layer.path}.weight") is not False}
+    return all(layer.affine for layer in inside) and frozen == {layer.path for layer in layers}
 
 
 def _switches(context: Context) -> tuple[events.ModeChange, ...]:
@@ -714,7 +829,3 @@ def _s(layers: tuple[Layer, ...]) -> str:
 
 def _them(layers: tuple[Layer, ...]) -> str:
     return "it" if len(layers) == 1 else "them"
-
-
-def _its(layers: tuple[Layer, ...]) -> str:
-    return "its" if len(layers) == 1 else "their"

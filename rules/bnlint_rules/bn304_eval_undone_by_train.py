@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from bnlint.api import (
+    NORMS,
     Context,
     Diagnostic,
     Fix,
@@ -17,24 +17,15 @@ from bnlint.api import (
     Rule,
     Severity,
     Span,
+    Undone,
     Valid,
     events,
     installed_version,
     listed,
+    undone,
 )
 
-_NORMS = "*norms"  # the end of the path that stands for the norm layers of a part
 _KEEPS_MODES = (2, 2)  # from this Lightning on a fit no longer starts with train()
-
-
-@dataclass(frozen=True)
-class _Undone:
-    """A part of a model in evaluation mode (`was`), the `train()` that sets it back, and a training forward then."""
-
-    part: Model
-    was: Mode
-    change: events.ModeChange
-    call: events.Forward
 
 
 class EvalUndoneByTrain(Rule):
@@ -56,7 +47,8 @@ class EvalUndoneByTrain(Rule):
     ## Fix safety
 
     The fix gives the class a `train()` that repeats what the constructor does, or repeats the `eval()` after the
-    `train()` of a script. It is unsafe: the outputs in training change.
+    `train()` of a script. It is unsafe: the outputs in training change. Advice where the statement does more than to
+    switch modes.
 
     ## References
 
@@ -309,7 +301,7 @@ class Net(nn.Module):
 
     def train(self, mode=True):
         super().train(mode)
-        self.norm.eval()  # keeps the statistics
+        self.norm.eval()
         return self
 
     def forward(self, x):
@@ -533,7 +525,7 @@ if __name__ == "__main__":
         program = context.program
         assert program is not None
         said: set[ast.AST | None] = set()
-        for item in _undone(context):
+        for item in undone(program):
             if item.was.node in said or _is_evaluated(context, item) or _is_said_of_the_class(context, item):
                 continue
             has_norms = _has_batch_norm(context, item.part)
@@ -555,19 +547,19 @@ if __name__ == "__main__":
                 if _has_batch_norm(context, part):
                     yield self._managed(managed, was)
 
-    def _finding(self, context: Context, item: _Undone) -> Diagnostic:
+    def _finding(self, context: Context, item: Undone) -> Diagnostic:
         was, change, call = item.was, item.change, item.call
         assert was.node is not None and was.module is not None
         there, back, here = was.module.span(was.node), change.where.span, call.where.span
         name = context.name_in(call)
-        what = _named(name, item.part)
+        what = _named(name, item)
         return self.diagnostic(
             back,
             f"train() on line {back.line} sets {what} back to training mode, which eval() on {_from(there, back)} had "
             f"set to evaluation mode: the training forward on {_from(here, back)} normalises with the batch and moves "
             f"their running statistics",
             related=((there, "eval() is called"), (here, "the training forward")),
-            data={"model": name, "path": _path(item.part), "eval_line": there.line, "training_line": here.line},
+            data={"model": name, "path": item.path, "eval_line": there.line, "training_line": here.line},
             fix=_fix(context, item, what),
         )
 
@@ -584,15 +576,9 @@ if __name__ == "__main__":
         )
 
 
-def _path(part: Model) -> str:
-    """The path of a part, without the mark that stands for its norms."""
-    return part.path.removesuffix(_NORMS)
-
-
-def _named(name: str, part: Model) -> str:
-    path = _path(part)
-    whole = f"{name}.{path}" if path else name
-    return f"the norm layers of {whole}" if part.path.endswith(_NORMS) else f"the batch norms of {whole}"
+def _named(name: str, item: Undone) -> str:
+    whole = f"{name}.{item.path}" if item.path else name
+    return f"the norm layers of {whole}" if item.is_norms else f"the batch norms of {whole}"
 
 
 def _from(span: Span, place: Span) -> str:
@@ -606,56 +592,19 @@ def _line(mode: Mode) -> str:
 
 
 def _has_batch_norm(context: Context, part: Model) -> bool | None:
-    return context.mode_dependent(Model(part.allocation, _path(part))).has_batch_norm
+    return context.mode_dependent(Model(part.allocation, part.path.removesuffix(NORMS))).has_batch_norm
 
 
-def _undone(context: Context) -> Iterator[_Undone]:
-    """The parts that a `train()` takes out of evaluation mode, where a forward of the training finds them so."""
-    program = context.program
-    assert program is not None
-    place = {event: number for number, event in enumerate(program.all_events)}
-    trained = [call for call in program.forwards if call in program.trained]
-    for change in program.of_kind(events.ModeChange):
-        for part, was in change.undone:
-            if was.node is None or was.module is None:
-                continue
-            for call in trained:
-                if place[call] > place[change] and _finds(call, part, change.where.node):
-                    yield _Undone(part, was, change, call)
-                    break
-
-
-def _finds(call: events.Forward, part: Model, train: ast.AST) -> bool:
-    """Whether a forward finds a part in the mode that a `train()` has set it back to."""
-    if not call.mode.training or _is_set_again(call, part):
-        return False
-    if part.allocation is call.model.allocation:
-        return any(path == part.path and mode.node is train for path, mode in call.parts)
-    return call.mode.node is train and part in call.model.allocation.parts
-
-
-def _is_set_again(call: events.Forward, part: Model) -> bool:
-    """Whether a part is in evaluation mode once more, or may be, when the model is called."""
-    if call.norms is not None and call.norms.training is not True:
-        return True
-    path = _path(part)
-    for other, mode in call.parts:
-        is_around = f"{path}.".startswith(f"{other.removesuffix(_NORMS)}.") or other == _NORMS
-        if mode.training is not True and is_around:
-            return True
-    return False
-
-
-def _is_evaluated(context: Context, item: _Undone) -> bool:
+def _is_evaluated(context: Context, item: Undone) -> bool:
     """Whether a part was in evaluation mode for an evaluation: it is called so, or set so in the loop of `train()`.
 
     Norm layers alone, and what is frozen, were set for the training.
     """
     program = context.program
     assert program is not None
-    path = _path(item.part)
+    path = item.path
     frozen = any(f"{path}.".startswith(f"{part.freezing.path}.") for part in item.call.frozen if part.freezing.path)
-    if item.part.path.endswith(_NORMS) or frozen:
+    if item.is_norms or frozen:
         return False
     called = any(
         call.mode.node is item.was.node and call not in program.trained
@@ -665,7 +614,7 @@ def _is_evaluated(context: Context, item: _Undone) -> bool:
     return called or any(loop in item.was.loops for loop in item.change.where.loops[-1:])
 
 
-def _is_a_stage(context: Context, item: _Undone) -> bool:
+def _is_a_stage(context: Context, item: Undone) -> bool:
     """Whether the training ran with the part in evaluation mode, and `train()` comes once, or before the `eval()`."""
     program = context.program
     assert program is not None
@@ -679,7 +628,7 @@ def _is_a_stage(context: Context, item: _Undone) -> bool:
     return used and (again or not any(loop in item.change.where.loops for loop in item.call.where.loops))
 
 
-def _is_said_of_the_class(context: Context, item: _Undone) -> bool:
+def _is_said_of_the_class(context: Context, item: Undone) -> bool:
     """Whether the same call of `eval()` is reported of the captured model."""
     model = context.model_of(item.part.allocation)
     if model is None or item.was.module is None or item.was.node is None:
@@ -688,13 +637,17 @@ def _is_said_of_the_class(context: Context, item: _Undone) -> bool:
     return any(own.source.span_of(own.call) == span for own in model.own_evaluations)
 
 
-def _fix(context: Context, item: _Undone, what: str) -> Fix:
+def _fix(context: Context, item: Undone, what: str) -> Fix:
     """Writes the statement that called `eval()` once more behind the `train()` of the same function; else advice."""
     title = f"Call eval() for {what} again after train()"
     where, was = item.change.where, item.was
     shared = len(where.functions)
-    if was.functions[:shared] == where.functions and len(was.calls) >= shared and where.calls == was.calls[:shared]:
-        node = (*was.calls, was.node)[shared]
-        if isinstance(node, ast.Call):
-            return context.insert_after(where.module, where.node, ast.unparse(node), title=title)
-    return Fix(title)
+    if was.functions[:shared] != where.functions or where.calls != was.calls[:shared] or len(was.calls) < shared:
+        return Fix(title)
+    evaluating = (*was.calls, was.node)[shared]
+    fix = Fix(title) if evaluating is None else context.script_fixes.evaluate_again(where, evaluating, title=title)
+    trial = context.script_fixes.trial(fix.edits) if fix.edits else None
+    if trial is None:
+        return Fix(title)
+    left = {(other.change.where.span, other.part.path) for other in undone(trial.program)}
+    return Fix(title) if (trial.moved(where.span), item.part.path) in left else fix

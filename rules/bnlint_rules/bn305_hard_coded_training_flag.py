@@ -697,11 +697,15 @@ def _fix(call: _Stochastic, node: ast.Call, source: Any, scopes: list[Scope], co
     if own is None:
         return Fix("Give the function the mode of its module, and let it decide by that")
     if call.op != "scaled_dot_product_attention" or flag is None:
+        name = next((item.arg for item in node.keywords if item.arg in ("training", "train")), None) or name
         title = f"Pass {name}={own}.training"
         return context.replace_call_argument(call.span, name, f"{own}.training", title=title, position=position)
-    text = f"{ast.unparse(flag)} if {own}.training else 0.0"
-    edit = Edit(call.span.path, source.start_of(flag), source.end_of(flag), text)
-    return Fix(f"Pass {name}={text}", Applicability.UNSAFE, (edit,))
+    condition = f" if {own}.training else 0.0"
+    left, right = ("(", ")") if isinstance(flag, ast.IfExp | ast.Lambda | ast.NamedExpr) else ("", "")
+    title = f"Pass {name}={left}{ast.unparse(flag)}{right}{condition}"
+    path, start, end = call.span.path, source.start_of(flag), source.end_of(flag)
+    edits = [Edit(path, end, end, f"{right}{condition}"), *([Edit(path, start, start, left)] if left else [])]
+    return Fix(title, Applicability.UNSAFE, tuple(sorted(edits)))
 
 
 def _own_name(call: _Stochastic, scopes: list[Scope], context: Context) -> str | None:
@@ -712,8 +716,10 @@ def _own_name(call: _Stochastic, scopes: list[Scope], context: Context) -> str |
         if not isinstance(outer, ast.ClassDef) or isinstance(inner, ast.ClassDef) or outer.name not in classes:
             continue
         parameters = _parameters(inner)
+        deeper = [item for item in scopes[scopes.index(inner) + 1 :] if not isinstance(item, ast.ClassDef)]
         if parameters and not inner.decorator_list:
-            return parameters[0].arg
+            name = parameters[0].arg
+            return None if any(name == item.arg for scope in deeper for item in _parameters(scope)) else name
     return None
 
 

@@ -66,8 +66,8 @@ class ExportInTrainMode(Rule):
 
     ## Fix safety
 
-    The fix writes `model.eval()` before the export. It is unsafe: the exported file changes, and a training that goes
-    on afterwards must call `model.train()` again.
+    The fix writes `model.eval()` before the export, and `model.train()` where a training would go on in evaluation mode
+    otherwise. It is unsafe: the exported file changes.
 
     ## References
 
@@ -473,7 +473,9 @@ main(3)
                 "batch_norms": layers.batch_norms,
                 "dropouts": layers.dropouts,
             },
-            fix=context.insert_call(event, "eval()", title=f"Call {name}.eval() before it is exported"),
+            fix=context.script_fixes.set_evaluating(
+                [event], title=f"Call {context.call_of(event, 'eval()')} before it is exported"
+            ),
         )
 
 

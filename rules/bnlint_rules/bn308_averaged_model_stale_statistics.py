@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Span, Valid, events
 
+_USE_BUFFERS = 4  # the position of use_buffers among the arguments of AveragedModel
 # Ways to bring the buffers along that are not followed.
 _BUFFERS = re.compile(
     r"buffers\(|running_(mean|var)|num_batches_tracked|bn_update|update_bn|state_dict\(\)\s*\.\s*items"
@@ -38,7 +39,9 @@ class AveragedModelStaleStatistics(Rule):
 
     ## Fix safety
 
-    Advice only: the pass over the training data belongs after the averaging.
+    Unsafe: the averaged model evaluates differently. The fix gives the AveragedModel `use_buffers=True`, which averages
+    the statistics as well; a pass over the training data with `update_bn` costs more and gives those of the average.
+    It is advice for an average that the script computes on its own.
 
     ## References
 
@@ -50,6 +53,7 @@ class AveragedModelStaleStatistics(Rule):
     name = "averaged-model-stale-statistics"
     severity = Severity.WARNING
     needs = ("script",)
+    fixable = True
 
     valid = (
         Valid(
@@ -211,6 +215,20 @@ swa_model.eval()
 with torch.no_grad():
     print(swa_model(torch.randn(16, 4)))
 """,
+            fixed="""\
+from torch.optim.swa_utils import AveragedModel
+
+model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+swa_model = AveragedModel(model, use_buffers=True)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for epoch in range(3):
+    F.cross_entropy(model(torch.randn(16, 4)), torch.zeros(16).long()).backward()
+    optimizer.step()
+    swa_model.update_parameters(model)
+swa_model.eval()
+with torch.no_grad():
+    print(swa_model(torch.randn(16, 4)))
+""",
             message="is called in evaluation mode on line 13",
             note="a plain loop: update_bn is missing",
         ),
@@ -296,6 +314,18 @@ for epoch in range(3):
     averaged.update_parameters(model)
 torch.save(averaged.module.state_dict(), "average.pt")
 """,
+            fixed="""\
+from torch.optim import swa_utils
+
+model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+averaged = swa_utils.AveragedModel(model, use_buffers=True)
+for epoch in range(3):
+    F.cross_entropy(model(torch.randn(16, 4)), torch.zeros(16).long()).backward()
+    optimizer.step()
+    averaged.update_parameters(model)
+torch.save(averaged.module.state_dict(), "average.pt")
+""",
             message="is saved on line 11",
             note="the average is saved for good",
         ),
@@ -364,8 +394,13 @@ for step in range(100):
                 module=layers.module,
                 related=(*given, (use.where.span, f"it is {what} here")),
                 data=data,
-                fix=Fix(
-                    f"Call torch.optim.swa_utils.update_bn(loader, model) before it is {what}, or set use_buffers=True"
+                fix=context.replace_call_argument(
+                    event.where.span,
+                    "use_buffers",
+                    "True",
+                    position=_USE_BUFFERS,
+                    title=f"Call torch.optim.swa_utils.update_bn(loader, model) before it is {what}, or set "
+                    f"use_buffers=True",
                 ),
             )
         made = built.module.span(built.node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Valid, listed
+from bnlint.api import Context, Diagnostic, Fix, Invalid, Layer, NotChecked, Rule, Severity, Valid, listed
 
 ENOUGH_PER_DEVICE = 16
 MODEL = "model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))"
@@ -18,6 +18,29 @@ def train(dataset):
     loader = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True, drop_last=True)
     Trainer(devices=8, strategy="ddp", sync_batchnorm={flag}).fit(model, loader)
 """
+WRAPPED = """\
+import os
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten())
+
+
+def train(dataset, rank):
+    dist.init_process_group("nccl", rank=rank, world_size=8)
+    net = model.cuda(rank)
+{conversion}    net = DistributedDataParallel(net, device_ids=[rank])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for x, y in DataLoader(dataset, batch_size=4, drop_last=True):
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+
+if __name__ == "__main__":
+    train([], int(os.environ.get("RANK", "0")))
+"""
+CONVERSION = "    net = nn.SyncBatchNorm.convert_sync_batchnorm(net)\n"
 # How a framework that has no flag of true and false is told to synchronise.
 WRITTEN = {
     "detectron2": "Write NORM: SyncBN for the parts of MODEL, such as MODEL.RESNETS.NORM and MODEL.FPN.NORM",
@@ -49,8 +72,11 @@ class MissingSyncBatchNorm(Rule):
     ## Fix safety
 
     Unsafe: training changes, and a conversion loses what subclasses of batch norm add (BN403). There is an edit
-    where the configuration states the framework's own flag as false. Otherwise it is advice: what the framework
-    wants to be told, or a conversion before the wrap, `model = nn.SyncBatchNorm.convert_sync_batchnorm(model)`.
+    where the training file or the script states the framework's own flag as false, or could state it, and no other
+    file builds on that one; and where a script wraps its models, which it then converts before,
+    `model = nn.SyncBatchNorm.convert_sync_batchnorm(model)`. Otherwise it is advice: for what the framework wants to be
+    told in other words, for models that lose something in the conversion (BN403) or skip layers (BN408), and for
+    processes on CPUs, where SyncBatchNorm does not work (BN402).
 
     ## References
 
@@ -168,6 +194,32 @@ model = FrozenBackbone()
             message="4 samples of each of 8 ranks (ddp)",
             note="the script states the flag as false",
         ),
+        Invalid(
+            SCRIPT.replace(", sync_batchnorm={flag}", ""),
+            fixed=SCRIPT.format(flag=True),
+            modules=("1",),
+            message="4 samples of each of 8 ranks (ddp)",
+            note="the script does not state the flag",
+        ),
+        Invalid(
+            WRAPPED.format(conversion=""),
+            fixed=WRAPPED.format(conversion=CONVERSION),
+            inputs=((3, 4, 4),),
+            modules=("1",),
+            message="4 samples of each of 8 ranks (ddp)",
+            note="the script wraps the model",
+        ),
+        Invalid(
+            WRAPPED.format(conversion="")
+            .replace("    net = model.cuda(rank)\n", "")
+            .replace("l(net,", "l(model.cuda(rank),"),
+            fixed=WRAPPED.format(conversion="")
+            .replace("    net = model.cuda(rank)\n", "")
+            .replace("l(net,", "l(nn.SyncBatchNorm.convert_sync_batchnorm(model.cuda(rank)),"),
+            inputs=((3, 4, 4),),
+            modules=("1",),
+            note="the wrapped model has no name",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
@@ -216,22 +268,32 @@ model = FrozenBackbone()
                 "key": training.key(stated),
                 "source": training.origin(stated),
             },
-            fix=_fix(context),
+            fix=_fix(context, layers),
         )
 
 
-def _fix(context: Context) -> Fix:
-    """What the framework wants to be told, its own flag where the facts name one, else the conversion."""
+def _fix(context: Context, layers: list[Layer]) -> Fix:
+    """What the framework wants to be told, its own flag where there is one, else the conversion."""
     training = context.training
     source = training.sources.get("sync_batchnorm")
-    written = [title for framework, title in WRITTEN.items() if framework in context.frameworks]
-    if written:
-        return Fix(written[0])
     if source is not None and source.key == "convert_sync_batchnorm":
         return Fix(f"Run the conversion at {source.text}, which this run leaves out")
-    if source is None or source.key is None:
-        return Fix("Convert before the wrap: model = nn.SyncBatchNorm.convert_sync_batchnorm(model)")
-    python = source.span is not None and source.span.path.endswith(".py")
-    return context.replace_fact(
-        "sync_batchnorm", "True" if python else "true", title=f"Turn on synchronised batch norm with {source.key}"
-    )
+    key = "sync_batchnorm" if source is None else source.key
+    written = [title for framework, title in WRITTEN.items() if framework in context.frameworks]
+    title = written[0] if written else f"Turn on synchronised batch norm with {key}"
+    is_fine = _may_be_converted(context, layers)
+    fix = context.state_facts({"sync_batchnorm": True}, title=title) if is_fine else Fix(title)
+    if is_fine and not fix.edits and key == "Trainer.sync_batchnorm":
+        return context.ask_trainer(title=title)
+    if fix.edits or written or (source is not None and key is not None):
+        return fix
+    title = "Convert before the wrap: model = nn.SyncBatchNorm.convert_sync_batchnorm(model)"
+    return context.convert_before_wrap(title=title) if is_fine else Fix(title)
+
+
+def _may_be_converted(context: Context, layers: list[Layer]) -> bool:
+    """Whether a conversion loses nothing (BN403), undoes none that was made, and no rank skips a layer (BN408)."""
+    norms = list(context.norms("batch"))
+    if any(layer.sync or context.lost_in_conversion(layer, converted=False) for layer in norms):
+        return False
+    return not any(True for _ in context.branches(layers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, Rule, Severity, Valid, events
+from bnlint.api import Context, Diagnostic, Invalid, Rule, Severity, Valid, events
 
 _NAMES = {"ddp": "DistributedDataParallel", "fsdp": "FullyShardedDataParallel"}
 
@@ -34,7 +34,9 @@ class SyncConvertAfterWrap(Rule):
 
     ## Fix safety
 
-    Advice only: the two statements may stand in different functions.
+    The fix moves the conversion in front of the wrap. It is safe for DistributedDataParallel, whose training stays as
+    it is, and unsafe for the others, which train only then. Advice where the two do not stand in one block, or where
+    what stands between them may depend on their order.
 
     ## References
 
@@ -45,6 +47,7 @@ class SyncConvertAfterWrap(Rule):
     name = "sync-convert-after-wrap"
     severity = Severity.INFO
     needs = ("script",)
+    fixable = True
 
     valid = (
         Valid(
@@ -131,6 +134,13 @@ model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
 model = DistributedDataParallel(model)
 model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
 """,
+            fixed="""\
+from torch.nn.parallel import DistributedDataParallel
+
+model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+model = DistributedDataParallel(model)
+""",
             message="on line 5",
             note="plain statements",
         ),
@@ -171,6 +181,18 @@ class Trainer:
 
 Trainer(True, True)
 """,
+            fixed="""\
+class Trainer:
+    def __init__(self, distributed, sync):
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+        if sync:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        if distributed:
+            self.model = nn.parallel.DistributedDataParallel(self.model)
+
+
+Trainer(True, True)
+""",
             message="DistributedDataParallel",
             note="a trainer class",
         ),
@@ -180,6 +202,11 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
 model = FSDP(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)))
 model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+""",
+            fixed="""\
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+
+model = FSDP(nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))))
 """,
             message="FullyShardedDataParallel",
             note="an error: the wrapper holds the parameters of the layers that are replaced",
@@ -213,7 +240,9 @@ model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
             severity=Severity.ERROR if is_sharded else None,
             related=((wrap.where.span, "the model is wrapped here"),),
             data={"wrap": wrap.kind, "converter": event.converter, "wrapped_on": wrap.where.span.line},
-            fix=Fix(f"Convert the model before line {wrap.where.span.line} wraps it"),
+            fix=context.script_fixes.convert_earlier(
+                event, wrap, title=f"Convert the model before line {wrap.where.span.line} wraps it"
+            ),
         )
 
 

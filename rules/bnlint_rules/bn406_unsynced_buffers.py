@@ -4,7 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Valid, listed
+from bnlint.api import (
+    Context,
+    Diagnostic,
+    Fix,
+    Invalid,
+    NotChecked,
+    Rule,
+    Severity,
+    Valid,
+    listed,
+    torch_version,
+)
+
+_KEEPS_VERSIONS = (2, 13)  # from this release on the broadcast keeps the version counters of the buffers
+SCRIPT = """\
+import os
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+
+model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Flatten())
+
+
+def main(loader, rank):
+    dist.init_process_group("nccl", rank=rank)
+    net = DistributedDataParallel(
+        model.cuda(rank),
+        broadcast_buffers={flag},  # two critics
+    )
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for x, y in loader:
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+
+if __name__ == "__main__":
+    main([], int(os.environ.get("RANK", "0")))
+"""
 
 
 class UnsyncedBuffers(Rule):
@@ -28,7 +65,8 @@ class UnsyncedBuffers(Rule):
 
     ## Fix safety
 
-    Advice only: the wrap stands in the training script or in the framework.
+    Unsafe: evaluation changes. The fix writes True where a script or a configuration states `broadcast_buffers` as
+    False. Before torch 2.13 it is advice: a second forward before the backward may be why it is off (BN407).
 
     ## References
 
@@ -41,6 +79,7 @@ class UnsyncedBuffers(Rule):
     name = "unsynced-buffers"
     severity = Severity.WARNING
     needs = ("modules", "training.broadcast_buffers")
+    fixable = True
 
     valid = (
         Valid(
@@ -127,6 +166,14 @@ model = nn.Sequential(nn.Conv2d(3, 8, 1), FrozenBatchNorm(8))
             inputs=((8, 4, 4),),
             note="broadcast_buffers and several ranks mean DDP",
         ),
+        Invalid(
+            SCRIPT.format(flag=False),
+            fixed=SCRIPT.format(flag=True),
+            inputs=((3, 4, 4),),
+            modules=("1",),
+            message="(DistributedDataParallel.broadcast_buffers)",
+            note="the script turns it off",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic | NotChecked]:
@@ -169,9 +216,17 @@ model = nn.Sequential(nn.Conv2d(3, 8, 1), FrozenBatchNorm(8))
                 "key": training.key("broadcast_buffers"),
                 "source": training.origin("broadcast_buffers"),
             },
-            fix=Fix(
-                "Average the running statistics over the ranks before each evaluation, or use SyncBatchNorm"
-                if hard_coded
-                else "Leave broadcast_buffers on, or use SyncBatchNorm, which sees the data of all ranks"
-            ),
+            fix=_fix(context, hard_coded=hard_coded),
         )
+
+
+def _fix(context: Context, *, hard_coded: bool) -> Fix:
+    """Turns the broadcast on where a file turns it off; advice for a framework that does, and before torch 2.13."""
+    if hard_coded:
+        return Fix("Average the running statistics over the ranks before each evaluation, or use SyncBatchNorm")
+    title = "Leave broadcast_buffers on, or use SyncBatchNorm, which sees the data of all ranks"
+    place = context.training.span("broadcast_buffers")
+    is_variable = place is not None and place.path.endswith(".py") and not context.is_argument(place)
+    if is_variable or (torch_version() or (0, 0)) < _KEEPS_VERSIONS:
+        return Fix(title)
+    return context.state_facts({"broadcast_buffers": True}, title=title)

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bnlint.api import (
-    Applicability,
     Context,
     Diagnostic,
-    Edit,
     Fix,
     Invalid,
     ModelGraph,
@@ -280,8 +278,4 @@ def _fix(context: Context, span: Span | None, nodes: list[Node]) -> Fix:
     function = isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "torch"
     if len(call.args) != int(function):
         return Fix(title)
-    line, column = source.end_of(call)
-    place = (line, column - 1)
-    if source.lines[line - 1][: column - 2].rstrip().endswith(","):
-        return Fix(title)
-    return Fix(title, Applicability.SAFE, (Edit(span.path, place, place, f", {text}" if function else text),))
+    return context.add_call_argument(source, call, text, title=title)

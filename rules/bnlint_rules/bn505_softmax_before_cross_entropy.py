@@ -97,7 +97,9 @@ class SoftmaxBeforeCrossEntropy(Rule):
 
     ## Fix safety
 
-    Advice only: the softmax may serve the predictions of other code.
+    Unsafe: training changes. The fix takes the activation out of the script, or makes log_softmax of it for
+    `NLLLoss`, where its result goes into the loss and nowhere else. It is advice for an activation in the model, which
+    may serve the predictions of other code.
 
     ## References
 
@@ -111,6 +113,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
     name = "softmax-before-cross-entropy"
     severity = Severity.WARNING
     needs = ()
+    fixable = True
 
     valid = (
         Valid(
@@ -271,6 +274,15 @@ for x, y in []:
     optimizer.step()
 """,
             inputs=((4,),),
+            fixed="""\
+model = nn.Sequential(nn.Linear(4, 10))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for x, y in []:
+    output = model(x)
+    loss = F.cross_entropy(output, y)
+    loss.backward()
+    optimizer.step()
+""",
             message="cross_entropy gets the output of softmax on line 5, which it takes for logits",
             note="a plain loop",
         ),
@@ -322,6 +334,17 @@ def train(loader, criterion):
 train([], nn.BCEWithLogitsLoss())
 """,
             inputs=((4,),),
+            fixed="""\
+model = nn.Sequential(nn.Linear(4, 1))
+
+
+def train(loader, criterion):
+    for x, y in loader:
+        criterion(model(x).squeeze(1), y).backward()
+
+
+train([], nn.BCEWithLogitsLoss())
+""",
             message="BCEWithLogitsLoss gets the output of sigmoid on line 7",
         ),
         Invalid(
@@ -348,6 +371,34 @@ for x, y in []:
             modules=("2",),
             message="BCELoss gets the output of a linear layer",
             note="logits where probabilities are wanted",
+        ),
+        Invalid(
+            """\
+model = nn.Sequential(nn.Linear(4, 10))
+for x, y in []:
+    loss = F.nll_loss(F.softmax(model(x) / 2, dim=1), y)  # temperature 2
+    loss.backward()
+""",
+            inputs=((4,),),
+            fixed="""\
+model = nn.Sequential(nn.Linear(4, 10))
+for x, y in []:
+    loss = F.nll_loss(F.log_softmax(model(x) / 2, dim=1), y)  # temperature 2
+    loss.backward()
+""",
+            message="nll_loss gets the output of softmax on line 4",
+        ),
+        Invalid(
+            """\
+model = nn.Sequential(nn.Linear(4, 10))
+for x, y in []:
+    output = model(x).softmax(dim=1)
+    F.cross_entropy(output, y).backward()
+    print(output.max())
+""",
+            inputs=((4,),),
+            message="cross_entropy gets the output of softmax on line 4",
+            note="the probabilities are shown as well: advice",
         ),
         Invalid(
             "model = nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1))",
@@ -393,7 +444,9 @@ for x, y in []:
                 f"{name} gets the output of {item.activation}{line}, {why}{_bound(item.criterion, None)}",
                 related=() if span is None else ((span, item.activation),),
                 data={"loss": item.criterion, "activation": item.activation, "classes": None},
-                fix=Fix(ADVICE[item.criterion].format(item.activation)),
+                fix=context.script_fixes.take_activation_off(
+                    item, title=ADVICE[item.criterion].format(item.activation), logarithm=item.criterion == "nll"
+                ),
             )
         outputs = [_output_of_call(output, context) for output in item.outputs]
         unwanted = (*refused, *(("linear",) if item.criterion == "bce" else ()))

@@ -6,6 +6,26 @@ from collections.abc import Iterator
 
 from bnlint.api import Context, Diagnostic, Fix, Invalid, Rule, Severity, Valid
 
+SCRIPT = """\
+model = nn.Linear(4, 2)
+
+
+def main(loader):
+    from timm.data import Mixup
+
+    mixup = Mixup(mixup_alpha=0.8, num_classes=2)
+    criterion = nn.CrossEntropyLoss(label_smoothing={smoothing})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x, y in loader:
+        x, y = mixup(x, y)
+        criterion(model(x), y).backward()
+        optimizer.step()
+
+
+if __name__ == "__main__":
+    main([])
+"""
+
 
 class DoubleLabelSmoothing(Rule):
     """Labels smoothed by a before a loss that smooths them by b are smoothed by 1 - (1 - a)(1 - b).
@@ -21,7 +41,8 @@ class DoubleLabelSmoothing(Rule):
 
     ## Fix safety
 
-    Advice only: which of the two is meant is not visible.
+    Unsafe: training changes. Where a script writes down the smoothing of its loss, the fix sets that to 0 and leaves
+    the labels as they come. Elsewhere it is advice: which of the two is meant is not visible.
 
     ## References
 
@@ -35,6 +56,7 @@ class DoubleLabelSmoothing(Rule):
     name = "double-label-smoothing"
     severity = Severity.WARNING
     needs = ("training.label_smoothing", "training.target_smoothing")
+    fixable = True
 
     valid = (
         Valid("model = nn.Linear(4, 2)", training={"label_smoothing": 0.1, "target_smoothing": 0.0}, inputs=((4,),)),
@@ -64,6 +86,13 @@ class DoubleLabelSmoothing(Rule):
             inputs=((4,),),
             message="1 - (1 - 0.05)(1 - 0.2) = 0.24",
         ),
+        Invalid(
+            SCRIPT.format(smoothing="0.1"),
+            fixed=SCRIPT.format(smoothing="0.0"),
+            inputs=((4,),),
+            message="Mixup.label_smoothing 0.1 before the loss",
+            note="a script states both",
+        ),
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic]:
@@ -86,5 +115,13 @@ class DoubleLabelSmoothing(Rule):
                 "loss_key": training.key("label_smoothing"),
                 "loss_source": training.origin("label_smoothing"),
             },
-            fix=Fix("Smooth the labels in one place: set one of the two to 0"),
+            fix=_fix(context),
         )
+
+
+def _fix(context: Context) -> Fix:
+    """Turns the smoothing in the loss off where a script states it; which of the two is meant, a file cannot tell."""
+    place = context.training.span("label_smoothing")
+    if place is None or not place.path.endswith(".py") or not context.is_argument(place):
+        return Fix("Smooth the labels in one place: set one of the two to 0")
+    return context.state_facts({"label_smoothing": 0.0}, title="Smooth the labels in one place: not in the loss again")

@@ -58,9 +58,11 @@ class UnscaledLearningRate(Rule):
     ## Fix safety
 
     Unsafe: the fix writes the linearly scaled learning rate over the literal in the configuration, which changes
-    training, and a file that other runs build on changes them too. There is an edit only where the learning rate
-    of the reference is known beside it (without that, the scaled value would be scaled again in the next run),
-    and none for a value that is computed or a default.
+    training. What a base states that other files build on is overridden in the file itself. There is an edit only
+    where the learning rate of the reference is known beside it, since without that the scaled value would be scaled
+    again in the next run; bnlint's own training file gets `reference_learning_rate` with the old value for that.
+    There is none for a value that is computed or a default, nor where the configuration writes the rate in several
+    places.
 
     ## References
 
@@ -327,17 +329,21 @@ class UnscaledLearningRate(Rule):
 
 
 def _fix(context: Context, scaling: BatchScaling) -> Fix:
-    """The linearly scaled learning rate; as an edit only where the reference's is stated beside it.
+    """The linearly scaled learning rate, beside that of the reference.
 
-    Otherwise the edited value would be taken for the reference's own, and scaled once more.
+    Where only one of the two is stated, the edited value would be taken for the reference's own and scaled once more:
+    a native file, which has a word for both, gets the other one as well.
     """
     training, rates = context.training, scaling.learning_rates
-    if rates is None:
+    if rates is None or scaling.base_rate is None:
         return Fix("Scale the learning rate with the batch, or bring the batch back to the reference")
     linear, root = map(shown_rate, rates)
     title = f"Scale {training.key('learning_rate')} linearly to {linear} (by the square root: {root})"
     reference, own = training.sources.get("reference_learning_rate"), training.sources.get("learning_rate")
     if reference is None or own is None or (reference.span is not None and reference.span == own.span):
-        rate = shown_rate(scaling.base_rate or 0)
-        return Fix(f"{title}, and state {rate} as reference_learning_rate (--reference-lr)")
-    return context.replace_fact("learning_rate", shown_rate(rates[0], exact_type=True), title=title)
+        title = f"{title}, and state {shown_rate(scaling.base_rate)} as reference_learning_rate (--reference-lr)"
+        if own is None or reference is not None:
+            return Fix(title)
+        both = {"learning_rate": rates[0], "reference_learning_rate": scaling.base_rate}
+        return context.state_facts(both, title=title)
+    return context.state_facts({"learning_rate": rates[0]}, title=title)

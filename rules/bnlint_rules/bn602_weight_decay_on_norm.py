@@ -7,6 +7,20 @@ from fnmatch import fnmatchcase
 
 from bnlint.api import Context, Diagnostic, Fix, Invalid, Layer, NotChecked, Rule, Severity, Valid, listed
 
+SCRIPT = """\
+model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+optimizer = torch.optim.AdamW({parameters}, lr=1e-3{rest})
+for step in range(10):
+    optimizer.zero_grad()
+    model(torch.randn(4, 3, 8, 8)).sum().backward()
+    optimizer.step()
+"""
+GROUPS = """\
+[
+    {"params": [p for p in model.parameters() if p.ndim > 1]},
+    {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+]"""
+
 
 class WeightDecayOnNorm(Rule):
     """Weight decay on a norm's weight and bias pulls its output scale towards zero, which regularises nothing.
@@ -26,7 +40,11 @@ class WeightDecayOnNorm(Rule):
 
     ## Fix safety
 
-    Advice only. Parameter groups change training.
+    Parameter groups change training, so the fix is unsafe. It splits `model.parameters()` in the call of the
+    script's only optimiser: parameters of one axis (the norms' and the biases) get a group without decay. A
+    checkpoint of the optimiser with one group no longer fits. Frameworks with a setting for it get that in their own
+    file: `norm_decay_mult` (MMEngine, MMCV), `WEIGHT_DECAY_NORM` (Detectron2), `filter_bias_and_bn` (timm). Elsewhere
+    it is advice.
 
     ## References
 
@@ -40,6 +58,7 @@ class WeightDecayOnNorm(Rule):
     name = "weight-decay-on-norm"
     severity = Severity.INFO
     needs = ("modules",)
+    fixable = True
 
     valid = (
         Valid(
@@ -96,6 +115,29 @@ model = Block()
     )
     invalid = (
         Invalid(
+            SCRIPT.format(parameters="model.parameters()", rest=", weight_decay=0.05"),
+            inputs=((3, 4, 4),),
+            fixed=SCRIPT.format(parameters=GROUPS, rest=", weight_decay=0.05"),
+            modules=("1",),
+            message="AdamW.weight_decay 0.05",
+            note="the script's only optimiser",
+        ),
+        Invalid(
+            SCRIPT.format(parameters="model.parameters()", rest=""),
+            inputs=((3, 4, 4),),
+            fixed=SCRIPT.format(parameters=GROUPS, rest=""),
+            modules=("1",),
+            note="the weight decay that AdamW has by itself",
+        ),
+        Invalid(
+            SCRIPT.format(
+                parameters="filter(lambda p: p.requires_grad, model.parameters())", rest=", weight_decay=0.05"
+            ),
+            inputs=((3, 4, 4),),
+            modules=("1",),
+            note="a choice of parameters: no edit",
+        ),
+        Invalid(
             "model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Flatten(), nn.LayerNorm(128))",
             training={"weight_decay": 0.05, "decay_norm": True},
             inputs=((3, 4, 4),),
@@ -148,8 +190,25 @@ model = Block()
                 "source": training.origin("decay_norm"),
                 "framework_default": training.is_default("decay_norm"),
             },
-            fix=Fix("Put the parameters of norms, with the biases, in an optimiser group with weight_decay=0"),
+            fix=_fix(context, layers),
         )
+
+
+def _fix(context: Context, layers: list[Layer]) -> Fix:
+    """The framework's own setting, else a group without weight decay where a script builds the optimiser.
+
+    Advice for norms over several axes; and a native file describes the groups, which are somewhere else.
+    """
+    title = "Put the parameters of norms, with the biases, in an optimiser group with weight_decay=0"
+    parameters = [item for layer in layers if layer.module is not None for item in layer.module.parameters(False)]
+    if any(item.dim() > 1 for item in parameters):
+        return Fix(title)
+    key = context.training.key("decay_norm")
+    if key != "decay_norm" and all(layer.kind != "rms" and not layer.custom for layer in layers):
+        fix = context.state_facts({"decay_norm": False}, title=f"Leave the norms out of the weight decay with {key}")
+        if fix.edits:
+            return fix
+    return context.spare_from_decay(context.training.span("decay_norm"), title=title)
 
 
 def _is_spared(layer: Layer, patterns: tuple[str, ...]) -> bool:

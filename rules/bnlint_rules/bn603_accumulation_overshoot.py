@@ -61,8 +61,10 @@ class AccumulationOvershoot(Rule):
     ## Fix safety
 
     Unsafe: the fix writes the nearest whole number over the literal in the configuration, which changes
-    training. There is no edit for a computed value, where no other number comes nearer, nor where a script
-    writes the same number down again, as in `loss / 8` beside `(i + 1) % 8`: the two must change together.
+    training; a total that stands beside it, as in DeepSpeed's files, changes with it. What a base states that other
+    files build on is overridden in the file itself. There is no edit for a computed value, where no other number
+    comes nearer, nor where a script writes the same number down again, as in `loss / 8` beside `(i + 1) % 8`: the two
+    must change together.
 
     ## References
 
@@ -270,10 +272,11 @@ def _fix(context: Context, scaling: BatchScaling) -> Fix:
         samples = f"{nearest * forward} samples in one optimiser step"
         return Fix(f"Choose {key} so that the accumulation becomes {nearest} ({samples})")
     if total is not None:  # stated beside it: to change one of the two alone would contradict the other
-        return Fix(f"Set {key} to {nearest} and {context.training.key('effective_batch_size')} to {nearest * forward}")
+        title = f"Set {key} to {nearest} and {context.training.key('effective_batch_size')} to {nearest * forward}"
+        return context.state_facts({FACT: nearest, "effective_batch_size": nearest * forward}, title=title)
     if _stands_twice(context, scaling.accumulation):
         return Fix(f"Set {key} to {nearest}, in every place of the loop that has the number {scaling.accumulation}")
-    return context.replace_fact(FACT, f"{nearest}", title=f"Set {key} to {nearest}")
+    return context.state_facts({FACT: nearest}, title=f"Set {key} to {nearest}")
 
 
 def _stands_twice(context: Context, steps: int) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bnlint.api import Context, Diagnostic, Invalid, NotChecked, Rule, Severity, Valid
+from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Valid
 
 _MODULES = (
     nn.Linear,
@@ -50,7 +50,7 @@ class BiasBeforeBatchNorm(Rule):
     ## Fix safety
 
     Unsafe: checkpoints lose the entry `bias`, and the layers that are initialised later draw other random
-    numbers.
+    numbers. It is advice where the line also builds a layer whose bias is needed, or weights are loaded.
 
     ## References
 
@@ -155,6 +155,18 @@ model = Shared()
         ),
         Invalid(
             """\
+def conv(width):
+    return nn.Conv2d(width, width, 3)
+
+
+model = nn.Sequential(conv(8), nn.BatchNorm2d(8), nn.ReLU(), conv(8))
+""",
+            inputs=((8, 8, 8),),
+            modules=("0",),
+            note="the same line builds a convolution that needs its bias: no edit",
+        ),
+        Invalid(
+            """\
 class PaddedConv(nn.Conv2d):
     def forward(self, x):
         return F.conv2d(F.pad(x, (1, 0, 1, 0)), self.weight, self.bias)
@@ -198,13 +210,8 @@ model = TwoDomains()
             owner = _biased_layer(node)
             if owner is not None:
                 calls[owner].append(node)
-        for path, nodes in calls.items():
-            if not all(_bias_on_channel_axis(node) for node in nodes):
-                continue
-            if not all(
-                node.users and all(_feeds(node, user) and user in cancels for user in node.users) for node in nodes
-            ):
-                continue
+        cancelled = {path: nodes for path, nodes in calls.items() if _is_cancelled(nodes, cancels)}
+        for path, nodes in cancelled.items():
             consumers = dict.fromkeys(cancels[user].path for node in nodes for user in node.users)
             features = nodes[0].meta["shape"][1]
             names = " and ".join(consumers)
@@ -215,8 +222,31 @@ model = TwoDomains()
                 f"this {layer}, and it subtracts the mean of each channel",
                 module=path,
                 data={"bias_elements": features, "consumers": list(consumers)},
-                fix=context.replace_module_argument(path, "bias", "False", title="Construct it with bias=False"),
+                fix=_fix(context, path, cancelled.keys()),
             )
+
+
+def _is_cancelled(nodes: list[fx.Node], cancels: Container[fx.Node]) -> bool:
+    """Whether batch norms alone use what the calls of a layer return, and subtract its bias."""
+    return all(
+        _bias_on_channel_axis(node)
+        and node.users
+        and all(_feeds(node, user) and user in cancels for user in node.users)
+        for node in nodes
+    )
+
+
+def _fix(context: Context, path: str, cancelled: Container[str]) -> Fix:
+    """The layer without its bias; advice where a layer of the same line needs its own, or weights are loaded."""
+    title, span = "Construct it with bias=False", context.span_of(path)
+    alike = (name for name in context.modules if span is not None and context.span_of(name) == span)
+    if context.loads_weights or any(name not in cancelled and _has_bias(context.modules[name]) for name in alike):
+        return Fix(title)
+    return context.replace_module_argument(path, "bias", "False", title=title)
+
+
+def _has_bias(module: nn.Module) -> bool:
+    return getattr(module, "bias", None) is not None
 
 
 def _biased_layer(node: fx.Node) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, Rule, Severity, Valid
+from bnlint.api import Context, Diagnostic, Fix, Invalid, NormCall, Rule, Severity, Valid
 
 # Alpha dropout is absent on purpose: it is made to keep the mean and the variance.
 _DROPOUT_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -46,7 +46,9 @@ class DropoutBeforeBatchNorm(Rule):
 
     ## Fix safety
 
-    Advice only: moving the dropout behind the batch norm changes what is trained.
+    Moving the dropout behind the batch norm changes what is trained and the numbers in the names of checkpoints, so
+    the fix is unsafe. It exchanges the two where they are neighbours in a literal `nn.Sequential(...)` that loads no
+    weights; elsewhere it is advice.
 
     ## References
 
@@ -57,6 +59,7 @@ class DropoutBeforeBatchNorm(Rule):
     code = "BN702"
     name = "dropout-before-batch-norm"
     severity = Severity.WARNING
+    fixable = True
     needs = ("graph",)
 
     valid = (
@@ -123,6 +126,7 @@ model = Net()
         Invalid(
             "model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.BatchNorm1d(8))",
             inputs=((4,),),
+            fixed="model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))",
             modules=("2",),
             message="p=0.5",
         ),
@@ -173,8 +177,16 @@ model = Residual()
                 f"in training only, and the running variance that evaluation divides by is learnt there",
                 related=() if span is None else ((span, "the dropout is called here"),),
                 data={"dropout": where, "p": probability, "through": between},
-                fix=Fix("Move the dropout behind the batch norm (and its activation)"),
+                fix=_fix(context, call, dropout, between),
             )
+
+
+def _fix(context: Context, call: NormCall, dropout: fx.Node, between: list[str]) -> Fix:
+    """The two exchanged, where they are neighbours in a literal Sequential."""
+    title = "Move the dropout behind the batch norm (and its activation)"
+    if between or dropout.op != "call_module" or call.layer.functional:
+        return Fix(title)
+    return context.exchange_neighbours(str(dropout.target), call.path, title=title)
 
 
 def _dropout_behind(norm: fx.Node) -> tuple[fx.Node, float, list[str]] | None:

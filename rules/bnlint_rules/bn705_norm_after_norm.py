@@ -25,7 +25,9 @@ class NormAfterNorm(Rule):
 
     ## Fix safety
 
-    Advice only: which of the two belongs there is the author's decision.
+    Two neighbours in a literal `nn.Sequential(...)` do the same, and the fix takes one out: the second, unless the
+    first has no parameters. The names in checkpoints change, so it is unsafe. Elsewhere, as between a block and
+    what follows it, which of the two belongs there is the author's decision: the fix is advice.
 
     ## References
 
@@ -36,6 +38,7 @@ class NormAfterNorm(Rule):
     code = "BN705"
     name = "norm-after-norm"
     severity = Severity.INFO
+    fixable = True
     needs = ("graph",)
 
     valid = (
@@ -92,8 +95,16 @@ model = Frozen(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
         Invalid(
             "model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.BatchNorm2d(8))",
             inputs=((3, 8, 8),),
+            fixed="model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8))",
             modules=("2",),
             message="batch norm 1",
+        ),
+        Invalid(
+            "model = nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(3), nn.ReLU())",
+            inputs=((3, 8, 8),),
+            fixed="model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())",
+            modules=("1",),
+            note="the one with parameters stays",
         ),
         Invalid(
             """\
@@ -135,8 +146,17 @@ model = Encoder()
                 f"normalises the output of the {first.kind} norm {first.path} again, with nothing between",
                 related=() if first.span is None else ((first.span, "the first norm"),),
                 data={"first": first.path},
-                fix=Fix("Remove one of the two norms"),
+                fix=_fix(context, first, second),
             )
+
+
+def _fix(context: Context, first: NormCall, second: NormCall) -> Fix:
+    """One of two neighbours in a literal Sequential taken out; the one with parameters stays."""
+    title = "Remove one of the two norms"
+    if first.layer.functional or second.layer.functional:
+        return Fix(title)
+    keep_second = second.layer.affine and not first.layer.affine
+    return context.remove_neighbour(first.path, second.path, title=title, keep_second=keep_second)
 
 
 def _same_norm(first: NormCall, second: NormCall) -> bool:

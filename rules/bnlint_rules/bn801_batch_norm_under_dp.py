@@ -116,7 +116,7 @@ model = nn.Sequential(nn.Conv2d(3, 8, 1), FrozenBatchNorm(8))
             "model = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32, eps=1e-3), nn.Linear(32, 2))",
             training={"privacy": "dp-sgd"},
             inputs=((4,),),
-            fixed="model = nn.Sequential(nn.Linear(4, 32), nn.GroupNorm(4, 32, eps=0.001), nn.Linear(32, 2))",
+            fixed="model = nn.Sequential(nn.Linear(4, 32), nn.GroupNorm(4, 32, eps=1e-3), nn.Linear(32, 2))",
             modules=("1",),
             note="32 groups of 32 channels would hold one value each",
         ),
@@ -138,6 +138,13 @@ model = nn.Sequential(block(4), block(4))
 """,
             training={"privacy": "dp-sgd"},
             inputs=((4, 4, 4),),
+            fixed="""\
+def block(channels):
+    return nn.Sequential(nn.Conv2d(channels, channels, 1), nn.GroupNorm(4, channels))
+
+
+model = nn.Sequential(block(4), block(4))
+""",
             modules=("0.1",),
             message="2 layers",
             note="one line builds both layers: one finding",
@@ -224,9 +231,4 @@ def _fix(layers: list[Layer], calls: Iterable[NormCall]) -> Fix:
     called = [call for call in calls if (call.path, call.span) in places]
     if not called:
         return Fix("Use GroupNorm with groups of more than one value, or LayerNorm")
-    fewest = min(called, key=lambda call: call.spatial)
-    if len({layer.num_features for layer in layers}) == 1:
-        return fewest.replace_with_group_norm()
-    groups, channels = fewest.workable_groups(), fewest.shape[1]
-    said = f"{groups} for the {channels} channels of {fewest.path}" if groups else f"there is none for {fewest.path}"
-    return Fix(f"Use GroupNorm in place of each, with groups of more than one value: {said}")
+    return min(called, key=lambda call: call.spatial * call.shape[1]).replace_with_group_norm()

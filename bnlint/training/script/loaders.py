@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bnlint.training.config import Loader
@@ -49,10 +49,25 @@ class Seen:
         return built.site is self.site and (built.context == self.context or not built.context or not self.context)
 
 
-def read(script: Script, parallel: Parallel) -> None:
-    """State the batch sizes, drop_last and dataset size of the loaders that the script trains on."""
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """The loaders of a script by what they are for.
+
+    `trained` are those that a training loop draws from, `looped` those that another loop draws from, be it beside.
+    """
+
+    seen: Sequence[Seen]
+    training: Sequence[Seen]
+    evaluation: Sequence[Seen]
+    unclear: Sequence[Seen]
+    trained: Collection[Seen]
+    looped: Collection[Seen]
+
+
+def roles(script: Script) -> Roles:
+    """The loaders of a script, by the loops over them, else by their names."""
     seen = [item for site in _sites(script) for item in _paths(script, site)]
-    trained, elsewhere = _drawn(script, seen)
+    trained, looped, peeked = _drawn(script, seen)
     training: list[Seen] = []
     evaluation: list[Seen] = []
     unclear: list[Seen] = []
@@ -60,12 +75,20 @@ def read(script: Script, parallel: Parallel) -> None:
         role = True if item in trained else _named_role(script, item)
         if role is not None:
             (training if role else evaluation).append(item)
-        elif item not in elsewhere:
+        elif item not in looped | peeked:
             unclear.append(item)
     if not training:
         shuffled = [item for item in unclear if isinstance(item.shuffle, Known) and item.shuffle.data is True]
         training = shuffled if len(shuffled) == 1 else unclear if len(unclear) == 1 else []
         unclear = [] if training else unclear
+    return Roles(seen, training, evaluation, unclear, trained, looped)
+
+
+def read(script: Script, parallel: Parallel) -> None:
+    """State the batch sizes, drop_last and dataset size of the loaders that the script trains on."""
+    found = roles(script)
+    seen, training, evaluation = found.seen, found.training, found.evaluation
+    unclear, trained = found.unclear, found.trained
     calls = {item.site.call for item in seen}
     for item in (*training, *unclear) if training else ():  # what may train too must not say otherwise
         if script.has_rival(item.site, calls):
@@ -269,24 +292,25 @@ def _targets(script: Script, site: Site) -> tuple[str, ...]:
 # Which of them train ---------------------------------------------------------------------------------------
 
 
-def _drawn(script: Script, seen: Sequence[Seen]) -> tuple[set[Seen], set[Seen]]:
-    """The loaders that training draws from, and those that only other loops draw from.
+def _drawn(script: Script, seen: Sequence[Seen]) -> tuple[set[Seen], set[Seen], set[Seen]]:
+    """The loaders that training draws from, those that other loops draw from, and those of single batches elsewhere.
 
     Training is a loop with a backward pass, `fit` or a training function of another file.
     """
     trained: set[Seen] = set()
-    elsewhere: set[Seen] = set()
+    looped: set[Seen] = set()
+    peeked: set[Seen] = set()
     for loop, place in script.index.loops if seen else ():
         if not isinstance(loop, ast.While):
             drawn = _loaders_in(script, [loop.iter], place, seen)
-            (trained if loop in script.training_loops else elsewhere).update(drawn)
+            (trained if loop in script.training_loops else looped).update(drawn)
     for name in ("next", "__next__") if seen else ():
         for site in script.index.named.get(name, ()):
             function = site.call.func
             given = [function.value] if isinstance(function, ast.Attribute) else site.call.args[:1]
             drawn = _loaders_in(script, given, site.place, seen)
             is_training = any(loop in script.training_loops for loop in site.place.loops)
-            (trained if is_training else elsewhere).update(drawn)
+            (trained if is_training else peeked).update(drawn)
     for site in script.training_calls if seen else ():
         if site.name == "fit":
             first = argument(site.call, "train_dataloaders", 1) or argument(site.call, "train_loader")
@@ -296,7 +320,7 @@ def _drawn(script: Script, seen: Sequence[Seen]) -> tuple[set[Seen], set[Seen]]:
             by_argument = [_loaders_in(script, [item], site.place, seen) for item in passed]
             if sum(map(bool, by_argument)) == 1:
                 trained = trained.union(*by_argument)
-    return trained, elsewhere - trained
+    return trained, looped, peeked
 
 
 def _is_imported(site: Site) -> bool:

@@ -70,7 +70,7 @@ class _Factor:
 
 def read(script: Script) -> None:
     """State what the optimisers that the script constructs agree on."""
-    sites = list(_sites(script))
+    sites = list(constructed(script))
     seen = {site.call for site, _ in sites}
     for site, name in sites:
         if script.has_rival(site, seen):
@@ -88,7 +88,7 @@ def read(script: Script) -> None:
         _say_decay(script, site, name)
 
 
-def _sites(script: Script) -> Iterator[tuple[Site, str | None]]:
+def constructed(script: Script) -> Iterator[tuple[Site, str | None]]:
     """The calls that construct an optimiser, each with the class's name where it is known."""
     for site in tuple(script.index.sites):
         found = _constructed(script, site)
@@ -256,7 +256,7 @@ def _say_decay(script: Script, site: Site, name: str | None) -> None:
     key = f"{name or 'optimizer'}.weight_decay"
     default = _TORCH.get(name or "", (None, None))[1] if is_certain and _is_torch(script, site) else None
     if own:
-        _say_group_decay(script, site, groups, given, key)
+        _say_group_decay(script, site, groups, Known(default, None) if given is None and default else given, key)
         return
     takes_all = _takes_all(script, site)
     if given is not None:

@@ -1,0 +1,1 @@
+"""Integrations: the engine inside other people's programs. Each imports its own library and no other."""
