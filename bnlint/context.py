@@ -200,12 +200,8 @@ class Context:
 
     def is_argument(self, span: Span) -> bool:
         """Whether what stands at a span is an argument of a call: no value of a variable, which others may read."""
-        import ast
-
         source = self.read_source(span.path)
-        calls = () if source is None else (item for item in ast.walk(source.tree) if isinstance(item, ast.Call))
-        given = (value for call in calls for value in (*call.args, *(item.value for item in call.keywords)))
-        return source is not None and any(source.span_of(value) == span for value in given)
+        return source is not None and source.is_argument(span)
 
     def convert_before_wrap(self, *, title: str) -> Fix:
         """A fix that converts the script's models to SyncBatchNorm before it wraps them; else advice."""

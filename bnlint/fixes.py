@@ -6,6 +6,7 @@ import io
 import os
 import sysconfig
 import tokenize
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +74,36 @@ class Applied:
             elif edit.path == path and edit.start == edit.end == (line, 1):
                 moved += edit.text.count("\n")
         return line + moved
+
+
+@dataclass(frozen=True)
+class Place:
+    """What tells a finding from others, however the text around it changes."""
+
+    code: str
+    target: str
+    module: str | None
+    path: str | None
+    line: int
+
+    @classmethod
+    def of(cls, finding: Diagnostic) -> Place:
+        span = finding.location
+        path, line = (None, 0) if span is None else (span.path, span.line)
+        return cls(finding.code, finding.target, finding.module, path, line)
+
+    def after(self, applied: Applied) -> Place:
+        """The same finding after the edits of a pass."""
+        return self if self.path is None else replace(self, line=applied.line_now(self.path, self.line))
+
+
+def left_over(before: Iterable[Diagnostic], applied: Applied, after: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """The findings whose fixes were applied in vain: their rule still finds as much at their places as before."""
+    known = Counter(Place.of(item).after(applied) for item in before)
+    found = Counter(Place.of(item) for item in after)
+    fixed = Counter(Place.of(item).after(applied) for item in applied.findings)
+    in_vain = {place for place, count in fixed.items() if found[place] > known[place] - count}
+    return [item for item in applied.findings if Place.of(item).after(applied) in in_vain]
 
 
 def is_wanted(finding: Diagnostic, *, unsafe: bool) -> bool:

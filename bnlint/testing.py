@@ -9,7 +9,7 @@ import ast
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from bnlint.checker import check_target
 from bnlint.context import DEFAULT_BATCH_SIZE
 from bnlint.diagnostic import Diagnostic, Span
 from bnlint.errors import BnlintError
-from bnlint.fixes import apply_fixes, is_wanted
+from bnlint.fixes import apply_fixes, is_wanted, left_over
 from bnlint.graph import inputs as model_inputs
 from bnlint.graph.inputs import ModelInputs
 from bnlint.options import Options
@@ -217,11 +217,18 @@ def _after_fixes(rule: Rule, case: Invalid, found: list[Diagnostic], path: Path,
     text = applied.files[display_path(path)].text.removeprefix(IMPORTS)
     with _file(text) as fixed_path:
         left = _own(rule, _lint(rule, fixed_path, case))
-        for item in applied.findings:
-            place = item.location and (item.module, applied.line_now(item.location.path, item.location.line))
-            if place in {(other.module, other.location.line) for other in left if other.location}:
-                raise _FixError(f"its fix leaves the finding where it was: {item.message}")
+        mended = replace(applied, findings=_in_file(applied.findings, path))
+        for item in left_over(_in_file(found, path), mended, _in_file(left, path)):
+            raise _FixError(f"its fix leaves the finding where it was: {item.message}")
         return _after_fixes(rule, case, left, fixed_path, passes - 1)
+
+
+def _in_file(findings: Iterable[Diagnostic], path: Path) -> tuple[Diagnostic, ...]:
+    """The findings as if the program stood in this file: each pass writes it to another one."""
+    name = display_path(path)
+    return tuple(
+        replace(item, target="", location=item.location and replace(item.location, path=name)) for item in findings
+    )
 
 
 # Running a program -----------------------------------------------------------------------------------------

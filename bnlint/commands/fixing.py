@@ -7,7 +7,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bnlint.atomic import write_atomically
@@ -15,7 +15,7 @@ from bnlint.commands.output import say, write
 from bnlint.diagnostic import Diagnostic
 from bnlint.errors import UsageError
 from bnlint.files import split_file
-from bnlint.fixes import Applied, File, apply_fixes, is_wanted
+from bnlint.fixes import File, Place, apply_fixes, is_wanted, left_over
 from bnlint.page import is_always_shown
 from bnlint.report.report import Report
 from bnlint.report.words import counted, place
@@ -54,26 +54,26 @@ def fix(check: Check, first: Outcome, choose: Callable[[Report], Wanted], roots:
     """
     outcome, files = first, dict[str, File]()
     done: list[Diagnostic] = []
-    refused: dict[_Place, tuple[Diagnostic, str]] = {}
+    refused: dict[Place, tuple[Diagnostic, str]] = {}
     most: int | None = None
     seen = [_texts(files)]
     for _ in range(PASSES):
-        chosen = [item for item in choose(outcome.report) if _Place.of(item) not in refused]
+        chosen = [item for item in choose(outcome.report) if Place.of(item) not in refused]
         applied = apply_fixes(chosen, files, roots, most)
-        refused.update({_Place.of(item): (item, why) for item, why in applied.refused})
+        refused.update({Place.of(item): (item, why) for item, why in applied.refused})
         if not applied.findings:
             break
         if _texts(applied.files) in seen:
-            refused.update({_Place.of(item): (item, "another fix undoes it") for item in applied.findings})
+            refused.update({Place.of(item): (item, "another fix undoes it") for item in applied.findings})
             continue
         after = check({path: file.data for path, file in applied.files.items()})
         broken = _broken(outcome, after)
-        still = list(_still_found(applied, after))
+        still = left_over(outcome.report.diagnostics, applied, after.report.diagnostics)
         if broken is not None and len(applied.findings) > 1:
             most = len(applied.findings) // 2
         elif broken is not None or still:
             why = "it does not silence the finding" if broken is None else f"with it, {broken}"
-            refused.update({_Place.of(item): (item, why) for item in still or applied.findings})
+            refused.update({Place.of(item): (item, why) for item in still or applied.findings})
             most = None
         else:
             outcome, files, most = after, dict(applied.files), None
@@ -88,27 +88,6 @@ def _texts(files: Mapping[str, File]) -> dict[str, str]:
     return {path: file.text for path, file in files.items() if file.data != file.before}
 
 
-@dataclass(frozen=True)
-class _Place:
-    """What tells a finding from others, however the text around it changes."""
-
-    code: str
-    target: str
-    module: str | None
-    path: str | None
-    line: int
-
-    @classmethod
-    def of(cls, finding: Diagnostic) -> _Place:
-        span = finding.location
-        path, line = (None, 0) if span is None else (span.path, span.line)
-        return cls(finding.code, finding.target, finding.module, path, line)
-
-    def after(self, applied: Applied) -> _Place:
-        """The same finding after the edits of a pass."""
-        return self if self.path is None else replace(self, line=applied.line_now(self.path, self.line))
-
-
 def _broken(before: Outcome, after: Outcome) -> str | None:
     """What could be checked before and cannot be any more, in words."""
     problems = [item for item in after.problems if item not in before.problems]
@@ -121,12 +100,6 @@ def _broken(before: Outcome, after: Outcome) -> str | None:
             if known[item.code, item.target] < 0:
                 return f"{item.target}: {item.message}"
     return None
-
-
-def _still_found(applied: Applied, after: Outcome) -> Iterator[Diagnostic]:
-    """The findings that were fixed, and that the same rule finds in the same module at the same line."""
-    found = {_Place.of(item) for item in after.report.diagnostics}
-    return (item for item in applied.findings if _Place.of(item).after(applied) in found)
 
 
 # What becomes of it ----------------------------------------------------------------------------------------

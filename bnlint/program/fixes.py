@@ -37,8 +37,8 @@ class ScriptFixes:
         """Call `train()` in each pass of a loop, before its training part."""
         return mode_fixes.set_training(self._program, self._read_source, step, loop, title)
 
-    def evaluate_again(self, change: Where, evaluating: ast.AST, *, title: str) -> Fix:
-        """Repeat a call of `eval()`, or of what calls it, behind the `train()` at a place."""
+    def evaluate_again(self, change: Where, evaluating: Sequence[ast.AST], *, title: str) -> Fix:
+        """Repeat calls of `eval()`, or of what calls it, behind the `train()` at a place."""
         return fix_with(title, norm_fixes.evaluate_again(change.module.source, evaluating, change.node))
 
     def hold_frozen(self, part: FrozenPart, *, title: str, are_all: bool) -> Fix:

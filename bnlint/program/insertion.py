@@ -47,9 +47,8 @@ def before(source: SourceFile, statement: ast.stmt, text: str) -> Edit | None:
         first = _comment_for(source, line)
         lines = "".join(f"{indentation}{part}{source.newline}" for part in text.splitlines())
         return Edit(path, (first, 1), (first, 1), lines)
-    if isinstance(statement, _COMPOUND) or "\n" in text:
-        return None
-    return Edit(path, (line, column), (line, column), f"{text}; ")
+    on_line = _on_one_line(statement, text)
+    return None if on_line is None else Edit(path, (line, column), (line, column), f"{on_line}; ")
 
 
 def after(source: SourceFile, statement: ast.stmt, text: str) -> Edit | None:
@@ -68,9 +67,16 @@ def after(source: SourceFile, statement: ast.stmt, text: str) -> Edit | None:
         indentation = source.lines[line - 1][: column - 1]
         lines = "".join(f"{source.newline}{indentation}{part}" for part in text.splitlines())
         return Edit(path, place, place, lines)
-    if isinstance(statement, _COMPOUND) or "\n" in text:
+    on_line = _on_one_line(statement, text)
+    return None if on_line is None else Edit(path, (end, behind), (end, behind), f"; {on_line}")
+
+
+def _on_one_line(statement: ast.stmt, text: str) -> str | None:
+    """Statements as they may stand on a statement's line; None for blocks, which need lines of their own."""
+    lines = text.splitlines()
+    if isinstance(statement, _COMPOUND) or any(line[:1].isspace() for line in lines):
         return None
-    return Edit(path, (end, behind), (end, behind), f"; {text}")
+    return "; ".join(lines)
 
 
 def _is_continued(source: SourceFile, line: int) -> bool:

@@ -133,15 +133,20 @@ def evaluate_frozen(source: SourceFile, receiver: str) -> str | None:
     )
 
 
-def evaluate_again(source: SourceFile, call: ast.AST, change: ast.AST) -> Edit | None:
-    """Repeat a call of `eval()`, or of what calls it, with the loops and conditions around it, behind a `train()`.
+def evaluate_again(source: SourceFile, calls: Iterable[ast.AST], change: ast.AST) -> Edit | None:
+    """Repeat calls of `eval()`, or of what calls it, with the loops and conditions around them, behind a `train()`.
 
-    Both are in the same function. None for what does more than to switch modes.
+    All are in one function. None where one of them does more than to switch modes.
     """
-    chain = insertion.chain_in(call, source.tree.body)
-    statement = next((item for item in chain if not any(inner is change for inner in ast.walk(item))), None)
-    text = None if statement is None else _repeated(source, statement, call, _Look(source))
-    return None if text is None else _behind(source, change, text)
+    statements: dict[ast.stmt, str] = {}
+    for call in calls:
+        chain = insertion.chain_in(call, source.tree.body)
+        statement = next((item for item in chain if not any(inner is change for inner in ast.walk(item))), None)
+        text = None if statement is None else _repeated(source, statement, call, _Look(source))
+        if statement is None or text is None:
+            return None
+        statements[statement] = text
+    return _behind(source, change, "\n".join(statements.values())) if statements else None
 
 
 def _repeated(source: SourceFile, statement: ast.stmt, call: ast.AST, look: _Look) -> str | None:

@@ -142,6 +142,12 @@ class SourceFile:
         """The call with exactly this span; None when there is none."""
         return self._calls.get((line, column, end_line, end_column))
 
+    def is_argument(self, span: Span) -> bool:
+        """Whether what stands at a span is an argument of a call."""
+        calls = (item for item in ast.walk(self.tree) if isinstance(item, ast.Call))
+        given = (value for call in calls for value in (*call.args, *(item.value for item in call.keywords)))
+        return any(self.span_of(value) == span for value in given)
+
     @cached_property
     def _calls(self) -> dict[tuple[int, int, int, int], ast.Call]:
         calls = [node for node in ast.walk(self.tree) if isinstance(node, ast.Call)]

@@ -67,9 +67,12 @@ def _over_literal(source: Source | None, held: Any, value: Any) -> Edit | None:
     if path.suffix != ".py" or span.line != span.end_line:
         return None
     try:
-        page = Page(SourceFile.read(path).text)
+        file = SourceFile.read(path)
     except BnlintError:
         return None
+    if isinstance(held, bool) and not file.is_argument(span):
+        return None  # a flag in a variable may decide other things as well
+    page = Page(file.text)
     if not page.holds(span):
         return None
     written = overwritten(page.text, page.start(span), page.end(span), held, value, "python")

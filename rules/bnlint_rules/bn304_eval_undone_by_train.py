@@ -638,16 +638,28 @@ def _is_said_of_the_class(context: Context, item: Undone) -> bool:
 
 
 def _fix(context: Context, item: Undone, what: str) -> Fix:
-    """Writes the statement that called `eval()` once more behind the `train()` of the same function; else advice."""
+    """Writes the statements whose `eval()` a `train()` undoes once more behind it; else advice.
+
+    All that it undoes for this model, so that one fix serves the findings of one line.
+    """
+    assert context.program is not None
     title = f"Call eval() for {what} again after train()"
-    where, was = item.change.where, item.was
-    shared = len(where.functions)
-    if was.functions[:shared] != where.functions or where.calls != was.calls[:shared] or len(was.calls) < shared:
-        return Fix(title)
-    evaluating = (*was.calls, was.node)[shared]
-    fix = Fix(title) if evaluating is None else context.script_fixes.evaluate_again(where, evaluating, title=title)
-    trial = context.script_fixes.trial(fix.edits) if fix.edits else None
+    where, evaluating = item.change.where, []
+    for other in undone(context.program):
+        if other.change.where.node is where.node and other.part.allocation is item.part.allocation:
+            evaluating.append(_in_function_of(where, other.was))
+    found = [node for node in evaluating if node is not None]
+    fix = context.script_fixes.evaluate_again(where, found, title=title)
+    trial = context.script_fixes.trial(fix.edits) if len(found) == len(evaluating) and fix.edits else None
     if trial is None:
         return Fix(title)
-    left = {(other.change.where.span, other.part.path) for other in undone(trial.program)}
-    return Fix(title) if (trial.moved(where.span), item.part.path) in left else fix
+    place = trial.moved(where.span)
+    return Fix(title) if any(other.change.where.span == place for other in undone(trial.program)) else fix
+
+
+def _in_function_of(where: events.Where, was: Mode) -> ast.AST | None:
+    """What leads to a call of `eval()` in the function that a `train()` stands in; None where it is not called."""
+    shared = len(where.functions)
+    if was.functions[:shared] != where.functions or where.calls != was.calls[:shared] or len(was.calls) < shared:
+        return None
+    return (*was.calls, was.node)[shared]

@@ -160,14 +160,16 @@ def test_it_is_advice(wrap: str, parts: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_the_converted_model_trains_with_the_parameters_of_the_optimiser() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(128, 2))
+    norm = nn.BatchNorm2d(8)
+    model: nn.Module = nn.Sequential(nn.Conv2d(3, 8, 1), norm, nn.Flatten(), nn.Linear(128, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    before = model[1].weight.detach().clone()
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    nn.functional.cross_entropy(model(torch.randn(4, 3, 4, 4)), torch.tensor([0, 1, 0, 1])).backward()
+    before = norm.weight.detach().clone()
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    converted = next(item for item in model.modules() if isinstance(item, nn.SyncBatchNorm))
+    loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 4, 4)), torch.tensor([0, 1, 0, 1]))
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    assert isinstance(model[1], nn.SyncBatchNorm)
-    assert not torch.equal(before, model[1].weight)
+    assert not torch.equal(before, converted.weight)
 
 
 def test_the_broadcast_is_turned_on_in_the_call_alone(tmp_path: Path) -> None:

@@ -1,69 +1,17 @@
-"""Fixes of whole scripts: what they write, in which shape, and that no rule speaks of the script afterwards."""
+"""Fixes of modes in whole scripts: what they write, and that no rule speaks of the script afterwards."""
 
 from __future__ import annotations
 
 import ast
-import textwrap
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from fixed_scripts import HEAD, body, check, fixed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bnlint.diagnostic import Applicability, Diagnostic, Edit
-from bnlint.options import Options
-from bnlint.registry import Loaded, load_rules
-from bnlint.scripts import check_script
+from bnlint.diagnostic import Applicability, Edit
 from bnlint.source.edits import apply_edits
-from bnlint.source.file import SourceFile
-from bnlint.training.config import TrainingConfig
-
-RULES = tuple(rule for rule in load_rules() if rule.code.startswith(("BN30", "BN404", "BN505")))
-HEAD = """\
-import sys
-import torch
-from torch import nn
-import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel as DDP
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
-        self.neck = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
-        self.head = nn.Linear(8, 2)
-
-    def forward(self, x):
-        return self.head(self.neck(self.backbone(x)))
-
-
-model, other = Net(), Net()
-loader = [(torch.randn(6, 4), torch.zeros(6).long())]
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-"""
-
-
-def check(text: str) -> list[Diagnostic]:
-    """What the rules of scripts find in a program, which is followed and not run."""
-    source = SourceFile.parse(text, Path("train.py"))
-    found = check_script("train.py", source, (), TrainingConfig(), lambda _: None, Options(debug=True), RULES)
-    return list(found.shown)
-
-
-def fixed(text: str, code: str) -> str:
-    """The program with the fix of its one finding."""
-    (finding,) = check(text)
-    assert finding.code == code
-    assert finding.fix is not None and finding.fix.edits, f"advice: {finding.fix and finding.fix.title}"
-    return apply_edits(text, finding.fix.edits)
-
-
-def body(text: str) -> str:
-    return HEAD + textwrap.dedent(text)
-
 
 FIXED = {
     ("BN301", "restored after it inside the loop over batches"): (
@@ -302,70 +250,6 @@ FIXED = {
                 F.cross_entropy(model(x), y).backward(); optimizer.step()
         """,
     ),
-    ("BN404", "the optimiser between asks for parameters alone"): (
-        """
-        model = DDP(model)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-
-        # of all ranks
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # größe
-        print("built")
-        """,
-        """
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # größe
-        model = DDP(model)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-
-        # of all ranks
-        print("built")
-        """,
-    ),
-    ("BN404", "another name for the wrapper"): (
-        """
-        wrapped = DDP(model)
-        wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)
-        """,
-        """
-        wrapped = DDP(nn.SyncBatchNorm.convert_sync_batchnorm(model))
-        """,
-    ),
-    ("BN505", "parentheses where the rest needs them"): (
-        """
-        for x, y in loader:
-            F.cross_entropy(F.softmax(model(x) / 2 + 1, dim=1).view(-1, 2), y).backward()
-        """,
-        """
-        for x, y in loader:
-            F.cross_entropy((model(x) / 2 + 1).view(-1, 2), y).backward()
-        """,
-    ),
-    ("BN505", "beside the class with the highest value"): (
-        """
-        for x, y in loader:
-            output = torch.softmax(model(x), dim=1)
-            F.cross_entropy(output, y).backward()
-            print((output.argmax(dim=1) == y).sum())
-        """,
-        """
-        for x, y in loader:
-            output = model(x)
-            F.cross_entropy(output, y).backward()
-            print((output.argmax(dim=1) == y).sum())
-        """,
-    ),
-    ("BN505", "a method on a line of its own"): (
-        """
-        for x, y in loader:
-            F.cross_entropy(
-                (model(x) + 1)
-                .softmax(1), y).backward()
-        """,
-        """
-        for x, y in loader:
-            F.cross_entropy(
-                (model(x) + 1), y).backward()
-        """,
-    ),
 }
 
 
@@ -434,54 +318,6 @@ ADVICE = {
             for x, y in loader:
                 F.cross_entropy(model(x), y).backward(); optimizer.step()
         """,
-    ("BN404", "a copy is made in between"): """
-        import copy
-
-        model = DDP(model)
-        average = copy.deepcopy(model)
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        """,
-    ("BN404", "it is imported in between"): """
-        model = DDP(model)
-        from torch.nn import SyncBatchNorm
-        model = SyncBatchNorm.convert_sync_batchnorm(model)
-        """,
-    ("BN505", "the probabilities are shown as well"): """
-        for x, y in loader:
-            output = F.softmax(model(x), dim=1)
-            F.cross_entropy(output, y).backward()
-            print(output)
-        """,
-    ("BN505", "the order along another axis"): """
-        for x, y in loader:
-            output = F.softmax(model(x), dim=1)
-            F.cross_entropy(output, y).backward()
-            print(output.argmax(0))
-        """,
-    ("BN505", "clamped probabilities"): """
-        for x, y in loader:
-            F.cross_entropy(F.softmax(model(x), dim=1).clamp(1e-7, 1), y).backward()
-        """,
-    ("BN505", "a comment before the method would be lost"): """
-        for x, y in loader:
-            F.cross_entropy(
-                model(x)  # logits
-                .softmax(1), y).backward()
-        """,
-    ("BN505", "a comment would be lost"): """
-        for x, y in loader:
-            F.cross_entropy(F.softmax(model(x),  # logits
-                                      dim=1), y).backward()
-        """,
-    ("BN505", "another loss takes the same call"): """
-        def step(criterion, x, y):
-            criterion(F.softmax(model(x), 1), y).backward()
-
-
-        for x, y in loader:
-            step(nn.CrossEntropyLoss(), x, y)
-            step(nn.MSELoss(), x, torch.randn(6, 2))
-        """,
 }
 
 
@@ -492,20 +328,30 @@ def test_it_is_advice(key: tuple[str, str]) -> None:
     assert finding.fix is not None and finding.fix.applicability is Applicability.DISPLAY
 
 
+def test_one_fix_serves_all_parts_that_a_train_undoes() -> None:
+    text = body("""
+        model.backbone.eval(); model.neck.eval()
+        for epoch in range(2):
+            if True: model.train()
+            for x, y in loader:
+                F.cross_entropy(model(x), y).backward(); optimizer.step()
+        """)
+    found = check(text)
+    assert [item.code for item in found] == ["BN304", "BN304"]
+    (edits,) = {item.fix.edits for item in found if item.fix is not None}
+    repaired = apply_edits(text, edits)
+    assert repaired == text.replace(
+        "if True: model.train()\n", "if True: model.train(); model.backbone.eval(); model.neck.eval()\n"
+    )
+    assert check(repaired) == []
+
+
 @pytest.mark.parametrize("key", [key for key in FIXED if key[0] in ("BN303", "BN304") and "wrapper" not in key[1]])
 def test_frozen_statistics_stay_when_the_fixed_script_runs(key: tuple[str, str]) -> None:
     for text, moves in zip(FIXED[key], (True, False), strict=True):
         names: dict[str, Any] = {"__name__": "script"}
         exec(compile(body(text), "script.py", "exec"), names)
         assert bool(names["model"].backbone[1].running_mean.any()) is moves
-
-
-def test_the_logits_give_the_loss_of_the_documentation() -> None:
-    faulty = body("x, y = loader[0]\nloss = F.nll_loss(F.softmax(model(x), dim=1), y)\nloss.backward()\n")
-    names: dict[str, Any] = {"__name__": "script"}
-    exec(compile(fixed(faulty, "BN505"), "script.py", "exec"), names)
-    expected = torch.nn.functional.cross_entropy(names["model"](names["x"]), names["y"])
-    torch.testing.assert_close(names["loss"], expected)
 
 
 LINES = st.sampled_from(
@@ -567,8 +413,3 @@ def dump(text: str) -> str:
 
 def is_switch(statement: ast.AST) -> bool:
     return isinstance(statement, ast.Expr) and ast.unparse(statement) in ("model.eval()", "model.train()")
-
-
-def test_rules_are_loaded() -> None:
-    assert {item.code for item in RULES} >= {key[0] for key in (*FIXED, *ADVICE)}
-    assert all(isinstance(item, Loaded) for item in RULES)
