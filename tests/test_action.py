@@ -59,7 +59,10 @@ def test_faulty_model_is_annotated_summarised_and_uploaded_before_the_action_fai
     results = json.loads(Path(file).read_text(encoding="utf-8"))["runs"][0]["results"]
     assert {result["ruleId"] for result in results} == {"BN101", "BN103"}
     assert finished.outputs["findings"] == str(len(results))
-    assert finished.used == (("github/codeql-action/upload-sarif@v4", {"sarif_file": file, "category": "models"}),)
+    ((action, given),) = finished.used
+    assert action == "github/codeql-action/upload-sarif@v4"
+    assert given["checkout_path"].endswith("/.git"), "it must not compute fingerprints of its own"
+    assert (given["sarif_file"], given["category"]) == (file, "models")
 
 
 def test_repaired_model_passes_and_a_fork_uploads_nothing_but_says_so(workspace: Path) -> None:

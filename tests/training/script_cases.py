@@ -400,6 +400,23 @@ def main(model, args):
         {"broadcast_buffers": True},
     ),
     Case(
+        "a conversion before the wrap in each branch",
+        HEADER
+        + """
+def main(model, gpu):
+    if gpu is not None:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # sync_batchnorm
+        model = nn.parallel.DistributedDataParallel(model, device_ids=[gpu])  # strategy
+    else:
+        model = nn.parallel.DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model))
+    for x, y in DataLoader(data, 4):  # batch_size
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+""",
+        {"strategy": "ddp", "sync_batchnorm": True, "batch_size": 4, "loss": "cross_entropy"},
+        {"broadcast_buffers": True, "find_unused_parameters": False},
+    ),
+    Case(
         "an option that leaves batch norm alone by default",
         HEADER
         + """

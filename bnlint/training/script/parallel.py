@@ -47,7 +47,7 @@ def read(script: Script) -> Parallel:
     for site in wraps["ddp"]:
         if script.constants.origin(site.call.func, site.place).startswith("torch."):
             _say_wrapper(script, site)
-    _say_sync_batchnorm(script)
+    _say_sync_batchnorm(script, [*wraps["ddp"], *wraps["fsdp"]])
     if len(live) > 1:
         (one, first), (other, second) = list(live.items())[:2]
         doubt = f"the model is wrapped for {one} on line {_line(first)} and for {other} on line {_line(second)}"
@@ -128,14 +128,16 @@ def _say_process_group(script: Script, live: dict[str, list[Site]]) -> None:
             script.facts.say("world_size", given, "init_process_group.world_size", site.call)
 
 
-def _say_sync_batchnorm(script: Script) -> None:
+def _say_sync_batchnorm(script: Script, wraps: Sequence[Site]) -> None:
     """Whether batch norm is converted: a conversion that is left out by default is stated as a default."""
     skipped: list[tuple[Site, str | None]] = []
-    for site in script.index.named.get("convert_sync_batchnorm", ()):
+    conversions = script.index.named.get("convert_sync_batchnorm", ())
+    before_each_wrap = bool(wraps) and all(any(_leads_to(site, wrap) for site in conversions) for wrap in wraps)
+    for site in conversions:
         state, taint = script.constants.runs(site.place)
         if state is False:
             skipped.append((site, taint))
-        elif state is None and not _asks_for_ranks(script, site):
+        elif state is None and not before_each_wrap and not _asks_for_ranks(script, site):
             reason = "sync_batchnorm is unknown: the conversion depends on what is known only when the script runs"
             script.facts.unknown("sync_batchnorm", site.call, reason)
         else:
@@ -145,6 +147,14 @@ def _say_sync_batchnorm(script: Script) -> None:
         site, taint = skipped[0]
         because = f"{taint} default" if taint else None
         script.facts.state("sync_batchnorm", False, taint or site.name, site.call, because, default=bool(taint))
+
+
+def _leads_to(conversion: Site, wrap: Site) -> bool:
+    """Whether a conversion runs wherever a wrap does, before it or within its argument."""
+    one, other = conversion.place, wrap.place
+    within = any(node is conversion.call for node in ast.walk(wrap.call))
+    same = one.scope is other.scope and {guard.key for guard in one.guards} <= {guard.key for guard in other.guards}
+    return same and (within or one.order <= other.order)
 
 
 def _asks_for_ranks(script: Script, site: Site) -> bool:
