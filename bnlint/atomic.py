@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 # What a killed process leaves behind: `.model.py.bnlint-0123456789abcdef.tmp` beside model.py.
@@ -17,35 +18,55 @@ _LONGEST_PART = 50  # characters of at most 4 bytes each: a file name may have 2
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Give a file a new content, all of it or nothing; what it was stays as long as the new one is not on the disk.
+    """Give a file a new content, all of it or nothing: `write_all_atomically` of one."""
+    write_all_atomically({path: data})
+
+
+def write_all_atomically(contents: Mapping[Path, bytes]) -> None:
+    """Give files new contents, each all of it or nothing; none is replaced before all new ones are on the disk.
 
     Permissions and owner are kept, a link stays and the file that it leads to is written; to a pipe or a device,
     /dev/stdout for one, it is appended. Raises OSError, and leaves nothing behind then: when the file is read-only,
     its folder takes no new file, the disk is full.
     """
-    real = Path(os.path.realpath(path))
-    before = _state(real)
+    staged: list[tuple[Path, Path]] = []
+    try:
+        for path, data in contents.items():
+            real = Path(os.path.realpath(path))
+            before = _state(real)
+            if not _is_stream(path, before):
+                temporary = real.with_name(f".{real.name[:_LONGEST_PART]}.bnlint-{secrets.token_hex(8)}.tmp")
+                staged.append((temporary, real))
+                _stage(path, real, before, temporary, data)
+        for temporary, real in staged:
+            temporary.replace(real)
+    except BaseException:
+        for temporary, _ in staged:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        raise
+    for path, data in contents.items():
+        if _is_stream(path, _state(path)):
+            with path.open("ab") as file:
+                file.write(data)
+
+
+def _is_stream(path: Path, state: os.stat_result | None) -> bool:
     # /dev/stdout leads to the file that a shell redirects to: another in its place would lose what is printed later
-    if os.path.abspath(path).startswith("/dev/") or (before is not None and not stat.S_ISREG(before.st_mode)):  # noqa: PTH100
-        with path.open("ab") as file:
-            file.write(data)
-        return
+    return os.path.abspath(path).startswith("/dev/") or (state is not None and not stat.S_ISREG(state.st_mode))  # noqa: PTH100
+
+
+def _stage(path: Path, real: Path, before: os.stat_result | None, temporary: Path, data: bytes) -> None:
+    """Write the new content beside the old one."""
     if before is not None and not os.access(real, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    temporary = real.with_name(f".{real.name[:_LONGEST_PART]}.bnlint-{secrets.token_hex(8)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            if before is not None:
-                _take_over(real, before, temporary)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(real)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with os.fdopen(descriptor, "wb") as file:
+        if before is not None:
+            _take_over(real, before, temporary)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _state(path: Path) -> os.stat_result | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -264,7 +265,8 @@ class _Seen:
         file, name = split_file(entry.target) or (entry.target, None)
         path = self._root / file
         try:
-            return name is not None and name.partition(".")[0].encode() not in path.read_bytes()
+            word = re.escape((name or "").partition(".")[0])  # Net is not in NetTwo
+            return name is not None and re.search(rf"\b{word}\b", path.read_text("utf-8", "replace")) is None
         except FileNotFoundError:
             return True
         except OSError:
@@ -305,6 +307,10 @@ def read(path: Path) -> Baseline:
 
 
 def _document(path: Path, shown: str) -> Mapping[str, Any]:
+    special = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))  # noqa: PTH110, PTH112, PTH113
+    if special:  # /dev/zero has no end
+        hint = "name a file that --write-baseline has written"
+        raise ConfigurationError(f"the baseline {shown} is no regular file", hint)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:

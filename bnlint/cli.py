@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from bnlint import __version__
+from bnlint.commands.output import open_closed_streams
 from bnlint.commands.parameters import (
     GroupedCommand,
     codes,
@@ -403,7 +405,9 @@ def test_rules(module: str | None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status. Every error ends here, as a fact and a next step on standard error."""
+    _open_closed_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    open_closed_streams()
     try:
         status = bnlint.main(args=given, prog_name="bnlint", standalone_mode=False)
     except click.ClickException as error:
@@ -426,6 +430,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "run again with --debug and report what it shows",
         )
     return status if isinstance(status, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """What is written to a stream that was closed (`bnlint check 2>&-`) goes nowhere, and the exit status still counts.
+
+    In this order each takes its own number, so that no file or pipe is opened under the number of a stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open to the end
 
 
 def _complain(message: str, hint: str) -> int:

@@ -93,6 +93,14 @@ class Context:
         """Whether building the model asked for a checkpoint (bnlint loads none)."""
         return bool(self._capture.weights)
 
+    def has_weights(self, path: str) -> bool:
+        """Whether there are weights for the module at a path: the model asks for some, or its file can fetch them."""
+        from bnlint.graph.siblings import offers_weights
+
+        span = self.span_of(path)
+        source = None if span is None else self.read_source(span.path)
+        return self.loads_weights or (source is not None and offers_weights(source))
+
     @property
     def assumed_inputs(self) -> bool:
         """Whether bnlint had to choose the input shapes, because neither the user nor the model states them."""
@@ -411,8 +419,8 @@ class Context:
         parent, (one, other) = first.rpartition(".")[0], (self.span_of(first), self.span_of(second))
         if second.rpartition(".")[0] != parent or type(self.modules.get(parent)) is not nn.Sequential:
             return None
-        source = None if one is None else self.read_source(one.path)
-        return None if source is None or one is None or other is None or self.loads_weights else (source, one, other)
+        source = None if one is None or self.has_weights(first) else self.read_source(one.path)
+        return None if source is None or one is None or other is None else (source, one, other)
 
     def replace_with_group_norms(self, layers: Iterable[Layer], *, advice: str) -> Fix:
         """A fix that puts a GroupNorm in the place of these layers and the others of their lines; else advice.
@@ -431,6 +439,17 @@ class Context:
     def span_of(self, path: str) -> Span | None:
         """The call that constructed the module at a path, a norm or not; None when it was not seen."""
         return self._capture.span(path)
+
+    def is_built_with(self, other: str, path: str) -> bool:
+        """Whether the code that builds the module at a path always builds the other one too, under its class's name."""
+        from bnlint.graph.construction import call_at, called_name
+        from bnlint.source.together import makes_both
+
+        first, second = (call_at(self.span_of(item), self._read_source) for item in (path, other))
+        if first is None or second is None or first[0].path != second[0].path:
+            return False
+        named = called_name(second[1]) == type(self.modules[other]).__name__
+        return named and makes_both(first[0], first[1], second[1])
 
     def replace_module_argument(self, path: str, name: str, value: str, *, title: str, safe: bool = False) -> Fix:
         """A fix that writes `name=value` into the call that constructed the module at a path; else advice."""

@@ -9,6 +9,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from bnlint import overlay
@@ -58,7 +59,10 @@ class File:
 
 @dataclass(frozen=True)
 class Applied:
-    """What one pass changes: the files after it, the findings whose fixes were applied, and why others were not."""
+    """What one pass changes: the files after it, the findings whose fixes were applied, and why others were not.
+
+    A file that findings name in several ways, as behind a link, is one file: all of its edits have the first name.
+    """
 
     files: Mapping[str, File]
     findings: tuple[Diagnostic, ...] = ()
@@ -68,12 +72,17 @@ class Applied:
     def line_now(self, path: str, line: int) -> int:
         """Where a line of a file is after this pass."""
         moved = 0
+        path = self._names.get(os.path.realpath(path), path)
         for edit in self.edits:
             if edit.path == path and edit.start[0] < line:
                 moved += edit.text.count("\n") - (min(edit.end[0], line) - edit.start[0])
             elif edit.path == path and edit.start == edit.end == (line, 1):
                 moved += edit.text.count("\n")
         return line + moved
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {os.path.realpath(path): path for path in {edit.path for edit in self.edits}}
 
 
 @dataclass(frozen=True)
@@ -120,35 +129,58 @@ def apply_fixes(
     A fix is applied whole or not at all. `files` holds what earlier passes have changed, `roots` the folders whose
     files may be edited.
     """
-    texts = dict(files)
+    try:
+        return _apply(findings, files, roots, most, one_by_one=False)
+    except ValueError:  # an edit among them cannot be made
+        return _apply(findings, files, roots, most, one_by_one=True)
+
+
+def _apply(
+    findings: Iterable[Diagnostic],
+    files: Mapping[str, File],
+    roots: Sequence[Path],
+    most: int | None,
+    *,
+    one_by_one: bool,
+) -> Applied:
+    """Apply fixes and look at the texts at the end, or after each of them, which takes long and tells who is at fault.
+
+    Raises ValueError in the first case.
+    """
+    known = dict(files)
+    names = {os.path.realpath(path): path for path in files}
     done: list[Diagnostic] = []
-    taken: set[Edit] = set()
+    taken: dict[str, set[Edit]] = {}
     refused: list[tuple[Diagnostic, str]] = []
     for finding in findings:
         if most is not None and len(done) == most:
             break
         assert finding.fix is not None
-        edits = set(finding.fix.edits)
-        if any(_overlap(edit, other) for edit in edits - taken for other in taken | edits if edit != other):
+        edits: dict[str, set[Edit]] = {}
+        for edit in finding.fix.edits:
+            path = names.setdefault(os.path.realpath(edit.path), edit.path)
+            edits.setdefault(path, set()).add(replace(edit, path=path))
+        if any(_overlap(new - taken.get(path, set()), taken.get(path, set())) for path, new in edits.items()):
             continue
         try:
-            changed = {path: _edited(path, files, taken | edits, roots) for path in {edit.path for edit in edits}}
+            for path, new in edits.items():
+                known[path] = known.get(path) or _own_file(path, roots)
+                if one_by_one:
+                    known[path].edited(new | taken.get(path, set()))
         except ValueError as error:
             refused.append((finding, str(error)))
             continue
-        texts.update(changed)
-        taken |= edits
+        for path, new in edits.items():
+            taken[path] = taken.get(path, set()) | new
         done.append(finding)
-    return Applied(texts, tuple(done), tuple(sorted(taken)), tuple(refused))
+    texts = dict(files) | {path: known[path].edited(edits) for path, edits in taken.items()}
+    every = sorted(edit for edits in taken.values() for edit in edits)
+    return Applied(texts, tuple(done), tuple(every), tuple(refused))
 
 
-def _edited(path: str, files: Mapping[str, File], edits: Iterable[Edit], roots: Sequence[Path]) -> File:
-    """A file with all edits for it that this pass has come to."""
-    file = files.get(path)
-    if file is None:
-        _require_own(path, roots)
-        file = File.read(path)
-    return file.edited(edit for edit in edits if edit.path == path)
+def _own_file(path: str, roots: Sequence[Path]) -> File:
+    _require_own(path, roots)
+    return File.read(path)
 
 
 def _require_own(path: str, roots: Sequence[Path]) -> None:
@@ -161,10 +193,10 @@ def _require_own(path: str, roots: Sequence[Path]) -> None:
         raise ValueError(f"{path} lies outside the folders that are checked: run bnlint there")
 
 
-def _overlap(edit: Edit, other: Edit) -> bool:
-    """Whether two edits cannot both be made: they share text, or insert at one place."""
-    if edit.path != other.path:
-        return False
-    if edit.start == other.start:
-        return True
-    return edit.start < other.end and other.start < edit.end
+def _overlap(new: Iterable[Edit], taken: Iterable[Edit]) -> bool:
+    """Whether edits of a file cannot be made beside others: two share text, or insert at one place."""
+    return any(
+        edit.start == other.start or (edit.start < other.end and other.start < edit.end)
+        for edit in new
+        for other in taken
+    )

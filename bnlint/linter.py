@@ -70,7 +70,7 @@ def found_by(
                     found.append(said)
                 else:
                     raise TypeError(f"it yielded {said!r}, which is neither a Diagnostic nor a NotChecked")
-        except Exception as error:  # a boundary: one rule's fault must not cost what the others find
+        except (Exception, SystemExit) as error:  # a boundary: one rule's fault must not cost what the others find
             found.append(_crashed(item, error, options))
     finished = [replace(with_severity(item, options), target=target) for item in found]
     return sorted(finished, key=lambda item: item.sort_key), sorted(set(not_checked))
@@ -96,7 +96,7 @@ def _unmet(need: str, context: Context) -> str | None:
     return f"{words} unknown (give {flag})"
 
 
-def _crashed(item: Loaded, error: Exception, options: Options) -> Diagnostic:
+def _crashed(item: Loaded, error: BaseException, options: Options) -> Diagnostic:
     module = type(item.rule).__module__
     frames = traceback.extract_tb(error.__traceback__)
     file = getattr(item.rule.check, "__code__", None)

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import nn
 
-from bnlint.diagnostic import Span
 from bnlint.errors import TargetError, UsageError, text_of
 from bnlint.files import split_file
 from bnlint.graph.arguments import Answers, arguments_answered
@@ -42,8 +41,7 @@ class LoadedTarget:
 
     `name` is how it is shown, `make` constructs it, `source` is the file that it was named in, `roots` the folders of
     the user's files. `explicit` says that the user named this very object,
-    `one_of_several` that its file may hold other models as well. `notes` are sentences for the reader. `built_by` is
-    the statement that builds the model, where a function of a script does.
+    `one_of_several` that its file may hold other models as well. `notes` are sentences for the reader.
     """
 
     name: str
@@ -54,7 +52,6 @@ class LoadedTarget:
     class_name: str = ""
     one_of_several: bool = False
     notes: tuple[str, ...] = ()
-    built_by: Span | None = None
 
     def build(self) -> Built:
         """Build the model; raises `TargetError` (BN901) with the reason and the next step."""
@@ -183,7 +180,6 @@ def _variable(
         class_name=type(built.module).__name__,
         one_of_several=several,
         notes=built.notes,
-        built_by=built.model.span,
     )
 
 

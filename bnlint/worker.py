@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import json
@@ -31,12 +32,15 @@ from typing import IO, TYPE_CHECKING, Any
 from bnlint import overlay
 from bnlint.errors import BnlintError, ConfigurationError
 from bnlint.options import Options
+from bnlint.training.documents import DATA_SUFFIXES
 
 if TYPE_CHECKING:
     from bnlint.report.report import TargetResult
 
 # macOS system frameworks do not survive a fork without exec, Windows has none
 FORKS = sys.platform == "linux"
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Answer = Callable[[dict[str, Any]], None]
 Run = Callable[[str], Iterator["TargetResult"]]
@@ -55,6 +59,7 @@ def main() -> None:
         channel.write(json.dumps(message, default=str).encode() + b"\n")
         channel.flush()
 
+    _end_with_parent()
     with _reported(answer, None):
         _import_torch()
         import bnlint.checker as _  # noqa: F401  # heavy imports happen once, while the parent still looks for files
@@ -87,10 +92,19 @@ def _import_torch() -> None:
         ) from error
 
 
-def _import_what_forwards_need() -> None:
-    """Import what torch imports in the first forward on meta tensors: a second that no child spends again."""
-    import torch._dynamo
-    import torch.fx.experimental.symbolic_shapes  # noqa: F401  # the imports are the purpose
+def _import_what_forwards_need(*, many: bool) -> None:
+    """Import what every forward on meta tensors makes torch import, before the folder of a target comes first.
+
+    A secrets.py of the project would stand in for the one that numpy.random takes. For many targets also what only
+    some forwards need: a second that no child spends again.
+    """
+    import torch.fx.experimental.symbolic_shapes  # the imports are the purpose
+
+    with contextlib.suppress(ImportError):  # torch runs without numpy
+        import numpy.random  # noqa: F401
+
+    if many:
+        import torch._dynamo  # noqa: F401
 
 
 def _serve(request: dict[str, Any], lifeline: IO[bytes], answer: Answer) -> None:
@@ -98,8 +112,8 @@ def _serve(request: dict[str, Any], lifeline: IO[bytes], answer: Answer) -> None
     runs = [(spec, run) for specs, run in groups if run is not None for spec in specs]
     if not FORKS:
         _watch(lifeline)
-    elif len(runs) > 1:
-        _import_what_forwards_need()
+    if not all(spec.endswith((*DATA_SUFFIXES, ".toml")) for spec, _ in runs):
+        _import_what_forwards_need(many=FORKS and len(runs) > 1)
     if request["command"] == "check" and runs:
         from bnlint.registry import load_rules
 
@@ -153,6 +167,7 @@ def _run_in_child(spec: str, run: Run, lifeline: IO[bytes], answer: Answer) -> N
     if child == 0:
         try:
             os.setpgid(0, 0)  # the parent stops a target that takes too long with all that it started
+            _end_with_parent()
             _watch(lifeline)
             _run(spec, run, answer)
             _leave(0)
@@ -185,6 +200,13 @@ def _watch(lifeline: IO[bytes]) -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Have Linux kill this process when its parent ends: an endless search of a regular expression holds the lock of
+    the interpreter, which the thread of `_watch` then waits for in vain."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _leave(status: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bnlint.atomic import TEMPORARY_NAME, write_atomically
+from bnlint.atomic import TEMPORARY_NAME, write_all_atomically, write_atomically
 
 KILLS = 30
 WRITER = """
@@ -84,6 +84,16 @@ def test_a_refusal_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypa
     with pytest.raises(PermissionError, match=r"model\.py"):
         write_atomically(file, b"new")
     assert (names(tmp_path), file.read_bytes()) == ({"model.py"}, b"old")
+
+
+def test_none_of_several_files_is_replaced_when_one_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "model.py"
+    file.write_bytes(b"old")
+    with pytest.raises(FileNotFoundError):
+        write_all_atomically({file: b"new", tmp_path / "missing" / "layers.py": b"new"})
+    assert (names(tmp_path), file.read_bytes()) == ({"model.py"}, b"old")
+    write_all_atomically({file: b"new", tmp_path / "layers.py": b"new"})
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == [b"new", b"new"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")

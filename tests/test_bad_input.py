@@ -378,3 +378,13 @@ def test_a_rule_that_raises_is_a_finding_and_the_other_rules_go_on(project: Path
     debug = bnlint("check", "good.py", *FLAGS, "--debug", cwd=project, env=env)
     assert "Traceback (most recent call last)" in debug.out
     assert 'raise ZeroDivisionError("a fault of the rule")' in debug.out
+
+
+def test_a_rule_that_exits_is_blamed_itself(project: Path, tmp_path: Path) -> None:
+    rule = RULE.replace('raise ZeroDivisionError("a fault of the rule")', "raise SystemExit(0)")
+    run = bnlint(
+        "check", "good.py", *FLAGS, "--output-format", "concise", cwd=project, env=installed(tmp_path, "r", rule)
+    )
+    assert run.status == 1
+    assert "BN904 [error] the rule RAISE101 (raises-always) of the package r raised SystemExit" in run.out
+    assert "BN900" not in run.out

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import bnlint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from bnlint.commands.requests import Requests
 from bnlint.diagnostic import Diagnostic, NotChecked, Severity, Span
 from bnlint.errors import ConfigurationError, UsageError
 from bnlint.report.report import Report, TargetResult
-from tests.command_line import bnlint
 
 RULES = ("BN201", "BN602", "BN900", "BN901", "BN903")
 
@@ -218,7 +218,7 @@ def test_a_model_that_was_always_seen_in_part_is_judged_by_that_part() -> None:
 def test_what_belongs_to_a_deleted_file_or_class_is_stale(folder: Path) -> None:
     baseline = known(seen("model.py:Old", ("BN201", "bn", 3)), seen("other.py:Other", ("BN201", "bn", 3)))
     assert baseline.stale(Report()) == ()
-    (folder / "model.py").write_text("class Net: ...\n")
+    (folder / "model.py").write_text("class OldNet: ...\n\nclass Older: ...\n")
     (folder / "other.py").unlink()
     assert [entry.target for entry in baseline.stale(Report())] == ["model.py:Old", "other.py:Other"]
 
@@ -326,6 +326,8 @@ def test_a_missing_file_says_how_it_is_written_and_a_folder_is_refused(folder: P
         read(Path("known.json"))
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read(folder)
+    with pytest.raises(ConfigurationError, match="no regular file"):
+        read(Path("/dev/zero"))  # which has no end
     with pytest.raises(UsageError, match=r"cannot write the baseline missing/known\.json"):
         Baseline(folder).write(Path("missing/known.json"))
 

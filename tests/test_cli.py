@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import shlex
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from bnlint.cli import bnlint as command_group
 from bnlint.cli import main
 from bnlint.commands.output import terminal
 from bnlint.commands.requests import FACTS, make_options
+from bnlint.commands.running import listener
 from bnlint.errors import UsageError
 from bnlint.options import Options
 from bnlint.training.config import FIELDS
@@ -239,6 +244,52 @@ def test_a_reader_that_leaves_early_is_no_error(project: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes streams")
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_changes_no_exit_status(closed: str, tmp_path: Path) -> None:
+    command = f"exec '{sys.executable}' -m bnlint check missing.py {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (2, b"")
+
+
+@pytest.mark.parametrize(
+    ("streams", "arguments", "status", "out"),
+    [
+        pytest.param("2>&-", ("faulty.py", *BATCH_OF_ONE), 1, "faulty.py:5:51: BN101", id="no standard error"),
+        pytest.param("2>/dev/full", ("missing.py",), 2, "", id="standard error is full"),
+        pytest.param("2>/dev/full", ("faulty.py", *BATCH_OF_ONE), 1, "faulty.py:5:51: BN101", id="notes are lost"),
+        pytest.param("<&- >&- 2>&-", ("faulty.py", *BATCH_OF_ONE), 1, "", id="no stream at all"),
+        pytest.param("<&- >&- 2>&-", ("clean.py",), 0, "", id="no stream, and clean"),
+        pytest.param(">/dev/full", ("faulty.py", *BATCH_OF_ONE), 2, "", id="the findings are lost"),
+    ],
+)
+def test_a_stream_that_takes_nothing_changes_no_exit_status(
+    project: Path, streams: str, arguments: tuple[str, ...], status: int, out: str
+) -> None:
+    command = [sys.executable, "-m", "bnlint", "check", *arguments, "--output-format", "concise"]
+    done = subprocess.run(
+        ["sh", "-c", f"exec {shlex.join(command)} {streams}"],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == status
+    assert done.stdout.startswith(out)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_project_may_have_modules_of_the_names_that_bnlint_imports(tmp_path: Path) -> None:
+    for name in ("click", "rich", "yaml", "json", "shutil"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')\n")
+    (tmp_path / "model.py").write_text(FAULTY)
+    run = bnlint("check", "model.py", *BATCH_OF_ONE, cwd=tmp_path)
+    assert run.out.startswith("model.py:5:51: error BN101")
+    assert run.status == 1
+
+
 def test_an_output_without_unicode_still_gets_the_findings(project: Path) -> None:
     (project / "größe.py").write_text(FAULTY, encoding="utf-8")
     env = {"PYTHONIOENCODING": "ascii"}
@@ -278,6 +329,19 @@ def test_a_terminal_gets_colours_progress_and_the_time(project: Path) -> None:
     assert "\x1b[1;31merror" in shown
     assert "[1/1] faulty.py" in shown
     assert " s)." in shown
+
+
+def test_progress_stays_on_one_line_of_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with open(child, "w", encoding="utf-8") as terminal_of_40_columns:  # noqa: PTH123 - a descriptor
+        monkeypatch.setattr(sys, "stderr", terminal_of_40_columns)
+        heard = listener(quiet=False, talkative=False)
+        heard.started("a/folder/with/a/long/name/and/a/file/in/it.py", 1, 12)
+        heard.started("model.py", 2, 12)
+        shown = os.read(parent, 4096).decode()
+    os.close(parent)
+    assert shown == "\r\x1b[K[1/12] a/folder/with/a/long/name/and...\r\x1b[K[2/12] model.py"
 
 
 @pytest.mark.parametrize(
@@ -355,6 +419,54 @@ def test_a_result_that_cannot_be_written_is_said(project: Path) -> None:
     run = bnlint("check", "clean.py", "--output-file", "no/such/folder/result.txt", cwd=project)
     assert run.status == 2
     assert run.err.startswith("error: cannot write no/such/folder/result.txt: No such file or directory\n  next: ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        pytest.param(("--output-file", "model.py"), "--output-file would write over model.py", id="the program"),
+        pytest.param(("--fix", "--json-output", "./model.py"), "--json-output would write over", id="beside a fix"),
+        pytest.param(("--diff", "--output-file", "link"), "--output-file would write over link", id="behind a link"),
+        pytest.param(("--sarif-output", "bnlint.toml"), "--sarif-output would write over", id="the settings"),
+        pytest.param(
+            ("--training", "t.json", "--html-output", "t.json"), "--html-output would write over", id="training file"
+        ),
+        pytest.param(("--baseline", "b.json", "--json-output", "b.json"), "--json-output would write", id="baseline"),
+        pytest.param(
+            ("--write-baseline", "model.py"), "--write-baseline would write over model.py", id="as a baseline"
+        ),
+        pytest.param(
+            ("--sarif-output", "x", "--output-file", "./x"), "--output-file and --sarif-output both", id="one for two"
+        ),
+        pytest.param(
+            ("--json-output", "/dev/stdout"), "the result itself and --json-output both", id="standard output"
+        ),
+        pytest.param(
+            ("--html-output", "no/such/x"), "cannot write no/such/x: No such file or directory", id="no folder"
+        ),
+        pytest.param(("--write-baseline", "no/x"), "cannot write no/x: No such file", id="no folder for a baseline"),
+        pytest.param(("--output-file", "."), "cannot write .: it is a folder", id="a folder"),
+    ],
+)
+def test_a_result_takes_the_place_of_nothing_else(
+    flags: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.py").write_text(CLEAN)
+    Path("link").symlink_to("model.py")
+    Path("t.json").write_text('{"batch_size": 4}')
+    Path("b.json").write_text('{"version": 1, "findings": []}')
+    Path("bnlint.toml").write_text("")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    assert main(["check", "model.py", *flags]) == 2
+
+    assert message in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (ValueError("odd"), 2)])

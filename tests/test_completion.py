@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import environment
 
 from bnlint.commands.completion import _rules
 from bnlint.registry import load_rules
-from tests.command_line import environment
 
 COMMAND = "from bnlint.cli import main; main()"
 HEAVY = {"torch", "rich", "yaml"}

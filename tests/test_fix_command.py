@@ -52,6 +52,7 @@ def test_safe_fixes_leave_training_alone_and_unsafe_ones_are_asked_for(project: 
     safe = bnlint("check", "model.py", "--fix", *FACTS, "--batch-size", "1", "--output-format", "json", cwd=project)
 
     assert safe.status == 1, "the inverted momentum is left"
+    assert "fixable with --unsafe-fixes, which change the numerics of training\n" in safe.err
     assert "BN503" in safe.err and "Fixed 1 finding in model.py: BN503\n" in safe.err
     assert {item["code"] for item in json.loads(safe.out)["diagnostics"]} >= {"BN201"}
     assert project.joinpath("layers.py").read_text() == LAYERS
@@ -130,6 +131,16 @@ def test_a_training_file_is_fixed_with_its_comments(project: Path) -> None:
         pytest.param(("--unsafe-fixes",), "--unsafe-fixes alone applies nothing", id="nothing to apply"),
         pytest.param(("--diff", "--output-format", "json"), "--diff prints a diff", id="two outputs"),
         pytest.param(
+            ("--diff", "--sarif-output", "x.sarif"),
+            "--diff and --sarif-output exclude each other",
+            id="a result that nothing prints",
+        ),
+        pytest.param(
+            ("--fix", "--exit-zero", "--exit-non-zero-on-fix"),
+            "--exit-zero and --exit-non-zero-on-fix exclude each other",
+            id="two exit statuses",
+        ),
+        pytest.param(
             ("--fix", "--write-baseline", "b.json"),
             "--write-baseline and --fix exclude each other",
             id="baseline of what changes",
@@ -142,6 +153,13 @@ def test_flags_that_contradict_each_other(project: Path, flags: tuple[str, ...],
     assert run.status == 2 and message in run.err and "next: " in run.err
 
 
+def test_an_axis_that_depends_on_an_assumed_input_is_not_written(project: Path) -> None:
+    """With another size of the image another axis may have length 1."""
+    run = bnlint("check", "model.py", "--diff", "--select", "BN503", "--batch-size", "1", cwd=project)
+
+    assert (run.status, run.out) == (1, ""), run.out
+
+
 def test_what_a_baseline_lists_is_left_as_it_is(project: Path) -> None:
     bnlint("check", "model.py", *FACTS, "--write-baseline", "known.json", cwd=project)
     before = _contents(project)
@@ -150,3 +168,31 @@ def test_what_a_baseline_lists_is_left_as_it_is(project: Path) -> None:
 
     assert (run.status, _contents(project)) == (0, before), run.err
     assert "hidden by known.json" in run.err
+
+
+READERS = {
+    "its_neighbour": 'import runpy\nmodel = nn.Sequential(runpy.run_path(HERE + "/part.py")["model"])\n',
+    "its_settings": 'model = nn.BatchNorm2d({True: 8}["rate: 0.9" in open(b"momentum.yaml").read()])\n',
+}
+
+
+def test_code_that_reads_its_files_sees_them_as_they_would_be(tmp_path: Path) -> None:
+    """A fix that only a reader of the text minds is refused as any other that breaks the model."""
+    head = "import os\nfrom torch import nn\nHERE = os.path.dirname(os.path.abspath(__file__))\n"
+    for name, text in READERS.items():
+        tmp_path.joinpath(f"{name}.py").write_text(head + text)
+    tmp_path.joinpath("part.py").write_text("from torch import nn\nmodel = nn.BatchNorm2d(8, momentum=0.9)\n")
+    rates = "learning_rate: 0.9\nreference_learning_rate: 0.8\n"
+    facts = "batch_size: 16\nworld_size: 1\noptimizer: sgd\nreference_batch_size: 256\n"
+    tmp_path.joinpath("momentum.yaml").write_text(facts + rates)
+    before = _contents(tmp_path)
+    flags = ("--training", "momentum.yaml", "--fix", "--unsafe-fixes", "--select", "BN201,BN601")
+
+    run = bnlint("check", *(f"{name}.py:model" for name in READERS), *flags, cwd=tmp_path)
+
+    assert run.status == 1
+    assert "fix of BN601 at momentum.yaml:5:16 was not applied: with it, its_settings.py:model: " in run.err
+    assert "Fixed 1 finding in part.py: BN201\n" in run.err
+    repaired = before["part.py"].replace(b"0.9", b"0.1")
+    assert _contents(tmp_path) == {**before, "part.py": repaired}
+    assert tmp_path.joinpath("momentum.yaml").read_text() == facts + rates

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bnlint.commands.fixing import Check, Fixed, fix, roots_of, save, show, wanted
+from bnlint.commands.fixing import PASSES, Check, Fixed, fix, roots_of, save, show, wanted
 from bnlint.diagnostic import Applicability, Diagnostic, Edit, Fix, Severity, Span
 from bnlint.errors import UsageError
 from bnlint.fixes import Applied, File, apply_fixes, is_wanted
@@ -31,12 +31,17 @@ def edit(line: int, text: str, *, begin: int = 5, end: int = 6, path: str = "m.p
 
 
 def finding(
-    *edits: Edit, code: str = "BN1", line: int = 1, module: str | None = None, safe: bool = False
+    *edits: Edit,
+    code: str = "BN1",
+    line: int = 1,
+    module: str | None = None,
+    safe: bool = False,
+    severity: Severity = Severity.ERROR,
 ) -> Diagnostic:
     kind = Applicability.SAFE if safe else Applicability.UNSAFE
     fixed = Fix("Do it", kind, edits) if edits else Fix("Think about it")
     place = Span(edits[0].path if edits else "m.py", line)
-    return Diagnostic(code, code.lower(), Severity.ERROR, "wrong", "m.py:Net", module, place, fix=fixed)
+    return Diagnostic(code, code.lower(), severity, "wrong", "m.py:Net", module, place, fix=fixed)
 
 
 def apply(*findings: Diagnostic, most: int | None = None, roots: tuple[Path, ...] | None = None) -> Applied:
@@ -151,6 +156,28 @@ def test_files_of_others_are_left_alone(folder: Path) -> None:
     assert apply(finding(edit(1, "9", path=str(other))), roots=roots_of([f"{other}:Net"], [])).refused == ()
 
 
+def test_a_file_behind_a_link_is_edited_as_one(folder: Path) -> None:
+    """Two targets may name one training file in two ways: what is written last must hold the edits of both."""
+    folder.joinpath("link.py").symlink_to("m.py")
+    first, second = finding(edit(1, "9", path="link.py")), finding(edit(1, "9"), edit(3, "9"), line=3)
+
+    applied = apply(first, second)
+
+    assert {path: file.text for path, file in applied.files.items()} == {"link.py": "a = 9\nb = 2\nc = 9\n"}
+    (later,) = apply_fixes([finding(edit(2, "9"))], applied.files, (folder,)).files.values()
+    assert later.text == "a = 9\nb = 9\nc = 9\n"
+    moved = apply(finding(edit(1, "9\nx = 0", path="link.py")))
+    assert moved.line_now("m.py", 2) == 3
+
+
+def test_a_fix_at_odds_with_itself_is_refused_and_costs_the_others_nothing() -> None:
+    applied = apply(finding(edit(1, "9")), finding(edit(2, "8"), edit(2, "9"), line=2), finding(edit(3, "9"), line=3))
+
+    assert applied.files["m.py"].text == "a = 9\nb = 2\nc = 9\n"
+    ((refused, reason),) = applied.refused
+    assert refused.location is not None and refused.location.line == 2 and "overlap" in reason
+
+
 def test_a_line_is_found_again_after_the_edits() -> None:
     edits = (
         Edit("m.py", (2, 1), (2, 1), "x = 0\ny = 0\n"),
@@ -188,6 +215,33 @@ def test_passes_go_on_until_nothing_is_left() -> None:
 
     assert fixed.files["m.py"].text.startswith("a = 5") and len(fixed.findings) == 4 and fixed.refused == ()
     assert fixed.outcome.report.diagnostics == ()
+
+
+def test_the_worst_findings_of_a_file_are_fixed_first() -> None:
+    """A bias is of no use in front of a BatchNorm, but in front of the GroupNorm that takes its place it is."""
+
+    def check(contents: Mapping[str, bytes]) -> Outcome:
+        if "b = 9" in text_of(contents):
+            return outcome()
+        minor = finding(edit(1, "7"), code="BN2", severity=Severity.INFO)
+        return outcome(minor, finding(edit(2, "9"), line=2, severity=Severity.WARNING))
+
+    fixed = run(check)
+
+    assert fixed.files["m.py"].text == "a = 1\nb = 9\nc = 3\n"
+    assert [item.code for item in fixed.findings] == ["BN1"]
+
+
+def test_what_waits_for_a_worse_finding_is_fixed_when_that_is_refused() -> None:
+    def check(contents: Mapping[str, bytes]) -> Outcome:
+        minor = finding(edit(1, "7"), code="BN2", severity=Severity.INFO)
+        worse = finding(edit(2, "9"), edit(1, "9", path="absent.py"), line=2)
+        return outcome(worse, *([] if "a = 7" in text_of(contents) else [minor]))
+
+    fixed = run(check)
+
+    assert fixed.files["m.py"].text == "a = 7\nb = 2\nc = 3\n"
+    assert [item.code for item, _ in fixed.refused] == ["BN1"]
 
 
 def test_a_fix_that_leaves_its_finding_is_taken_back() -> None:
@@ -249,6 +303,22 @@ def test_the_fix_that_breaks_the_model_is_singled_out(as_problem: bool) -> None:
     assert reason == ("with it, it cannot be read" if as_problem else "with it, m.py:Net: it raises")
 
 
+def test_what_is_left_after_the_last_pass_is_said(folder: Path) -> None:
+    """Sixty fixes of which each makes the model unbuildable: to single out one takes several passes."""
+    text = "a = 1\n" * 60
+    folder.joinpath("m.py").write_text(text)
+    findings = [finding(edit(line, "9"), line=line) for line in range(1, 61)]
+
+    def check(contents: Mapping[str, bytes]) -> Outcome:
+        return outcome(*findings) if text_of(contents) == text else outcome(problems=(Problem("it breaks", "mend"),))
+
+    fixed = fix(check, outcome(*findings), partial(wanted, unsafe=True), (folder,))
+
+    reasons = {reason for _, reason in fixed.refused}
+    assert (len(fixed.refused), fixed.changed) == (60, ())
+    assert reasons == {"with it, it breaks", f"{PASSES} passes were not enough: run again"}
+
+
 # What becomes of it ----------------------------------------------------------------------------------------
 
 
@@ -264,6 +334,10 @@ def test_a_file_that_changed_meanwhile_is_not_overwritten(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"n\.py has changed while it was checked; nothing was written"):
         save(done(*files))
     assert folder.joinpath("m.py").read_text() == LINES and folder.joinpath("n.py").read_text() == "mine = 1\n"
+    folder.joinpath("n.py").unlink()
+    with pytest.raises(UsageError, match=r"n\.py has changed while it was checked; nothing was written"):
+        save(done(*files))
+    assert folder.joinpath("m.py").read_text() == LINES and not folder.joinpath("n.py").exists()
 
 
 def test_a_link_stays_a_link_and_permissions_stay(folder: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from command_line import Run, bnlint
 
 from bnlint.cli import check
 from bnlint.commands.requests import Requests
 from bnlint.session import Request
-from tests.command_line import Run, bnlint
 
 FILES = (
     *("model.py", "old/model.py", "src/model.py", "src/gen/model.py", "src/gen/deep/model.py"),

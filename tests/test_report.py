@@ -174,6 +174,16 @@ def test_findings_in_several_targets_name_them() -> None:
     assert "module in model.py:Big: norm" in shown
 
 
+def test_a_finding_of_several_targets_keeps_the_fix_that_is_made_at_its_place() -> None:
+    """A configuration that takes a value from a base can only be given a key of its own; the base can be corrected."""
+    base, heir = (Fix("Use 1", Applicability.UNSAFE, (Edit(path, (1, 1), (1, 1), "1"),)) for path in ("b", "a"))
+    alike = {"module": None, "location": Span("b", 1, 1, 1, 2)}
+    for order in (("a", "b"), ("b", "a")):
+        fixes = {"a": heir, "b": base}
+        targets = [traced(finding(fix=fixes[name], target=name, **alike), target=name) for name in order]
+        assert [item.fix for item in Report(tuple(targets)).diagnostics] == [base]
+
+
 def test_severities_of_one_rule_at_one_line_are_not_mixed() -> None:
     shown = full(traced(finding(module="a"), finding(module="b", severity=Severity.WARNING)))
     assert "error BN201" in shown
@@ -260,7 +270,7 @@ def test_a_failed_target_is_said_once() -> None:
 
 def test_a_partial_trace_says_how_much_was_seen() -> None:
     shown = full(traced(status="partial", coverage=0.63))
-    assert "model.py:Net: 63% of its modules were traced, the others were not checked" in shown
+    assert "model.py:Net: 63% of its modules were traced with input [2, 8, 4, 4], the others were not checked" in shown
 
 
 def test_many_targets_without_anything_to_say_are_counted() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -601,6 +602,9 @@ def test_the_guard_ends_with_the_building(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", ""], check=True)
     with writes_answered(roots):
         Path("inside").write_text("x")
+        with tempfile.NamedTemporaryFile("w") as file:  # as ctypes.util.find_library has one
+            file.write("x")
+            assert Path(file.name).parent == Path(tempfile.gettempdir())
     assert not Path("inside").exists()
     Path("after").write_text("x")
     assert Path("after").read_text() == "x"

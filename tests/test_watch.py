@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import environment
 
 from bnlint.cli import check as check_command
 from bnlint.cli import main
 from bnlint.commands import watch as watching
 from bnlint.commands.watch import watch
 from bnlint.errors import UsageError
-from tests.command_line import environment
 
 SECONDS = 60.0  # on a machine that is busy with other tests
 FAULTY = """\

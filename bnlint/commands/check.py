@@ -10,7 +10,7 @@ from typing import Any
 from bnlint.commands.baselines import Baselines
 from bnlint.commands.output import say
 from bnlint.commands.requests import Requests, file_of
-from bnlint.commands.results import BESIDE, require_format, write_results
+from bnlint.commands.results import BESIDE, require_format, require_places, write_results
 from bnlint.commands.running import complained, listener, say_excluded, say_without_model
 from bnlint.errors import UsageError
 from bnlint.report.report import Report
@@ -23,7 +23,8 @@ EXCLUSIVE = {
     "show_files": ("show_settings",),
     "watch": ("fix", "diff", "write_baseline", "prune_baseline", "output_file", *BESIDE),
     "write_baseline": ("fix", "diff", "baseline", "prune_baseline", *PRINTED),
-    "diff": ("prune_baseline",),
+    "diff": ("prune_baseline", "statistics", *BESIDE),
+    "exit_zero": ("exit_non_zero_on_fix",),
 }
 
 
@@ -64,6 +65,7 @@ class _Run:
         self.values = values
         self.requests = Requests(values)
         require_format(values, self.requests.settings)
+        require_places(values, self.requests.files_read())
         self.listener = listener(quiet=values["quiet"], talkative=self._talkative)
         self._started = time.monotonic()
 
@@ -92,9 +94,9 @@ class _Run:
         if values["write_baseline"]:
             return baselines.write(outcome.report)
         baselines.follow_up(outcome.report)
-        if changed and (values["diff"] or values["exit_non_zero_on_fix"]):
-            return 1
-        return int(report.fails and not values["exit_zero"])
+        if values["exit_zero"]:
+            return 0
+        return int(report.fails or (changed and (values["diff"] or values["exit_non_zero_on_fix"])))
 
     def check(self, contents: Mapping[str, bytes]) -> Outcome:
         """What the named targets bring, else those that files name, else the working folder.
@@ -129,6 +131,8 @@ class _Run:
             fixing.save(fixed)
         if not values["quiet"]:
             fixing.say_fixed(fixed, written=not values["diff"])
+            if not values["unsafe_fixes"]:
+                fixing.say_unsafe(baselines.without_known(fixed.outcome.report))
         return outcome if values["diff"] else fixed.outcome, bool(fixed.changed)
 
 

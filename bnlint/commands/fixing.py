@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bnlint.atomic import write_atomically
+from bnlint.atomic import write_all_atomically
 from bnlint.commands.output import say, write
-from bnlint.diagnostic import Diagnostic
+from bnlint.diagnostic import Diagnostic, Edit
 from bnlint.errors import UsageError
 from bnlint.files import split_file
 from bnlint.fixes import File, Place, apply_fixes, is_wanted, left_over
@@ -58,11 +58,13 @@ def fix(check: Check, first: Outcome, choose: Callable[[Report], Wanted], roots:
     most: int | None = None
     seen = [_texts(files)]
     for _ in range(PASSES):
-        chosen = [item for item in choose(outcome.report) if Place.of(item) not in refused]
+        chosen = _in_turn([item for item in choose(outcome.report) if Place.of(item) not in refused])
         applied = apply_fixes(chosen, files, roots, most)
         refused.update({Place.of(item): (item, why) for item, why in applied.refused})
-        if not applied.findings:
+        if not applied.findings and not applied.refused:
             break
+        if not applied.findings:
+            continue  # what waited for the refused ones comes next
         if _texts(applied.files) in seen:
             refused.update({Place.of(item): (item, "another fix undoes it") for item in applied.findings})
             continue
@@ -80,7 +82,23 @@ def fix(check: Check, first: Outcome, choose: Callable[[Report], Wanted], roots:
             done += applied.findings
             refused = {place.after(applied): said for place, said in refused.items()}
             seen.append(_texts(files))
+    else:
+        rest = (item for item in choose(outcome.report) if Place.of(item) not in refused)
+        refused.update({Place.of(item): (item, f"{PASSES} passes were not enough: run again") for item in rest})
     return Fixed(outcome, files, tuple(done), tuple(refused.values()))
+
+
+def _in_turn(findings: Wanted) -> Wanted:
+    """The findings without those whose files a worse one has edited first: that may take away their reason."""
+    worst: dict[str, int] = {}
+    for item in findings:
+        for edit in _edits(item):
+            worst[edit.path] = max(worst.get(edit.path, 0), item.severity.rank)
+    return [item for item in findings if all(worst[edit.path] <= item.severity.rank for edit in _edits(item))]
+
+
+def _edits(finding: Diagnostic) -> tuple[Edit, ...]:
+    return () if finding.fix is None else finding.fix.edits
 
 
 def _texts(files: Mapping[str, File]) -> dict[str, str]:
@@ -106,14 +124,26 @@ def _broken(before: Outcome, after: Outcome) -> str | None:
 
 
 def save(fixed: Fixed) -> None:
-    """Write the changed files, each of them whole or not at all. Raises UsageError when one has changed meanwhile."""
+    """Write the changed files, each of them whole or not at all. Raises UsageError, and writes nothing, where one has
+    changed meanwhile or cannot be written.
+    """
     for file in fixed.changed:
-        if Path(file.path).read_bytes() != file.before:
+        if _now(file.path) != file.before:
             raise UsageError(f"{file.path} has changed while it was checked; nothing was written", "run again")
-        if not os.access(file.path, os.W_OK):
-            raise UsageError(f"{file.path} cannot be written; nothing was", "make it writable, or run without --fix")
-    for file in fixed.changed:
-        write_atomically(Path(file.path), file.data)
+    try:
+        write_all_atomically({Path(file.path): file.data for file in fixed.changed})
+    except OSError as error:
+        place = error.filename or "the changed files"
+        raise UsageError(
+            f"{place} cannot be written ({error.strerror}); nothing was", "see to it, or run without --fix"
+        ) from error
+
+
+def _now(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except OSError:  # gone, or not to be read any more
+        return None
 
 
 def show(fixed: Fixed, output_file: str | None) -> None:
@@ -139,6 +169,13 @@ def say_fixed(fixed: Fixed, *, written: bool) -> None:
     files = ", ".join(file.path for file in fixed.changed)
     verb = "Fixed" if written else "Would fix"
     say(f"{verb} {counted(len(fixed.findings), 'finding')} in {files}: {listed}")
+
+
+def say_unsafe(report: Report) -> None:
+    """Say on standard error how many findings have a fix that was not asked for."""
+    hidden = sum(is_wanted(item, unsafe=True) and not is_wanted(item, unsafe=False) for item in report.diagnostics)
+    if hidden:
+        say(f"note: {counted(hidden, 'finding')} fixable with --unsafe-fixes, which change the numerics of training")
 
 
 def roots_of(specs: Iterable[str], training_files: Iterable[str]) -> tuple[Path, ...]:

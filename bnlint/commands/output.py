@@ -23,6 +23,17 @@ class Terminal:
     interactive: bool
 
 
+def open_closed_streams() -> None:
+    """Let a standard stream that was closed (`>&-`) lead nowhere: a file that is opened later would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
 def terminal(color: str, *, to_file: bool = False) -> Terminal:
     """Standard output as `--color` and the environment describe it; a file has no terminal."""
     interactive = sys.stdout.isatty() and not to_file
@@ -45,7 +56,7 @@ def write(text: str, file: str | None = None) -> None:
         try:
             Path(file).write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise UsageError(f"cannot write {file}: {error.strerror}", "name a file in a folder that exists") from error
+            raise UsageError(f"cannot write {file}: {error.strerror}", "see to it, or name another file") from error
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode still gets the findings
@@ -63,7 +74,7 @@ def say(text: str) -> None:
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
-    except BrokenPipeError:
+    except OSError:  # nobody reads it, or its disk is full: the result and the exit status count all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 

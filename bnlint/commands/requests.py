@@ -40,6 +40,15 @@ class Requests:
         """Whether `--training` was given."""
         return bool(self._values.get("training_files"))
 
+    def files_read(self) -> Iterator[str]:
+        """What is named, the training files and the baseline, as far as they are known before anything is checked."""
+        yield from self._values["targets"]
+        own = (name for target in self.settings.targets for name in target.training)
+        yield from (file_of(name) for name in (*self.options(".").training_files, *own))
+        baseline = self._values.get("baseline") or self.settings.baseline
+        if baseline is not None:
+            yield str(baseline)
+
     def settings_of(self, spec: str) -> Settings:
         """The settings that hold for a target."""
         return self._finder.of_spec(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,7 @@ def listener(*, quiet: bool, talkative: bool) -> Listener:
 
     def started(spec: str, number: int, total: int) -> None:
         if progress:
-            sys.stderr.write(f"\r\x1b[K[{number}/{total}] {spec}")
+            sys.stderr.write(f"\r\x1b[K{_shortened(f'[{number}/{total}] {spec}')}")
             sys.stderr.flush()
 
     def ended(spec: str, printed: str) -> None:
@@ -29,6 +30,12 @@ def listener(*, quiet: bool, talkative: bool) -> Listener:
             say(f"output of {spec}:\n{printed.rstrip()}")
 
     return Listener(started, ended, every_output=talkative)
+
+
+def _shortened(line: str) -> str:
+    """A line that stays one on the terminal of standard error: of two, only the last can be taken away again."""
+    width = os.get_terminal_size(sys.stderr.fileno()).columns or len(line) + 1
+    return line if len(line) < width else f"{line[: max(width - 4, 0)]}..."
 
 
 def say_without_model(specs: Sequence[str], all_of_them: bool) -> None:

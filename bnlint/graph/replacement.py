@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bnlint.diagnostic import Edit, Fix
+from bnlint.graph.siblings import offers_weights, other_widths, reads_statistics
 from bnlint.source.edits import fix_with, is_pure, replace_span
 from bnlint.source.norm_edits import as_group_norm, as_layer_norm, width_of
 
@@ -95,13 +96,15 @@ def group_norms(layers: Iterable[Layer], frozen: Callable[[Layer], bool], advice
 def replacement(layer: Layer, only: Callable[[NormCall], bool] | None = None) -> Replacement | None:
     """What makes a GroupNorm of each layer of a line; None where it is not right for one of them."""
     construction = layer.construction(layer)
-    if construction is None or layer.class_name not in REPLACEABLE or construction.loads_weights:
+    if construction is None or layer.class_name not in REPLACEABLE or _has_users(construction):
         return None
     if only is not None and not all(map(only, construction.calls)):
         return None
     inputs = _inputs(construction)
-    groups = None if inputs is None else workable_groups(*inputs, widths=_widths(construction))
-    if inputs is None or groups is None or any(_is_frozen(layer) for layer in construction.layers):
+    if inputs is None or any(_is_frozen(layer) for layer in construction.layers):
+        return None
+    groups = workable_groups(*inputs, widths=_widths(construction))
+    if groups is None:
         return None
     edits = as_group_norm(construction.source, construction.call, groups)
     width = width_of(construction.call)
@@ -117,7 +120,7 @@ def layer_norm(call: NormCall, only: Callable[[NormCall], bool], advice: str) ->
     Advice where a call of the line's layers is not such a one (`only`), or has too few channels.
     """
     construction = None if call.layer.functional else call.layer.construction(call.layer)
-    if construction is None or construction.loads_weights or _inputs(construction) is None:
+    if construction is None or _has_users(construction) or _inputs(construction) is None:
         return Fix(advice)
     if any(len(item.shape) != 2 or item.shape[1] < FEWEST_VALUES or not only(item) for item in construction.calls):
         return Fix(advice)
@@ -164,8 +167,16 @@ def _inputs(construction: Construction) -> tuple[tuple[int, int], ...] | None:
     return tuple({(call.shape[1], call.spatial): None for call in calls})
 
 
-def _widths(construction: Construction) -> list[int]:
-    return [layer.num_features for layer in construction.layers if layer.num_features]
+def _widths(construction: Construction) -> set[int]:
+    """The numbers of channels of all layers that a line builds, for other models of its file too."""
+    own = {layer.num_features for layer in construction.layers if layer.num_features}
+    return own.union(other_widths(construction.source, construction.layers[0].span))
+
+
+def _has_users(construction: Construction) -> bool:
+    """Whether something needs the batch norms of a line as they are: weights that fit them, or who reads statistics."""
+    source = construction.source
+    return construction.loads_weights or offers_weights(source) or reads_statistics(source)
 
 
 def _is_frozen(layer: Layer) -> bool:

@@ -48,6 +48,11 @@ def _is_passing(path: Any, roots: tuple[str, ...]) -> bool:
     return place.startswith(_temporary + os.sep) and not place.startswith(roots)
 
 
+def _may_open(path: Any, roots: tuple[str, ...]) -> bool:
+    """Whether a file may be written to; `tempfile` opens its folder, and has an opener choose the file in it."""
+    return path == _temporary or _is_passing(path, roots)
+
+
 _temporary = os.path.realpath(tempfile.gettempdir())
 
 
@@ -62,7 +67,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open":
         path, mode, flags = arguments
         writes = set(mode) & set("wax+") if isinstance(mode, str) else (flags or 0) & _WRITING
-        if not writes or _is_passing(path, roots):
+        if not writes or _may_open(path, roots):
             return
     elif event not in _REFUSED or (event in _ON_FILES and all(_is_passing(path, roots) for path in arguments[:1])):
         return
@@ -104,7 +109,7 @@ def writes_answered(roots: tuple[str, ...]) -> Iterator[None]:
 
     def opened(original: Callable[..., Any]) -> Callable[..., Any]:
         def replacement(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if not set(mode) & set("wax+") or _is_passing(file, roots):
+            if not set(mode) & set("wax+") or _may_open(file, roots):
                 return original(file, mode, *args, **kwargs)
             return io.BytesIO() if "b" in mode else io.StringIO()
 

@@ -44,8 +44,8 @@ def before(source: SourceFile, statement: ast.stmt, text: str) -> Edit | None:
     path = display_path(source.path)
     if begins_line(source, statement):
         indentation = source.lines[line - 1][: column - 1]
-        first = _comment_for(source, line)
-        lines = "".join(f"{indentation}{part}{source.newline}" for part in text.splitlines())
+        first = comment_for(source, line)
+        lines = "".join(f"{part}{source.newline}" for part in indented(source, indentation, text))
         return Edit(path, (first, 1), (first, 1), lines)
     on_line = _on_one_line(statement, text)
     return None if on_line is None else Edit(path, (line, column), (line, column), f"{on_line}; ")
@@ -65,10 +65,20 @@ def after(source: SourceFile, statement: ast.stmt, text: str) -> Edit | None:
         line, column = source.start_of(statement)
         place = (end, len(source.lines[end - 1]) + 1)
         indentation = source.lines[line - 1][: column - 1]
-        lines = "".join(f"{source.newline}{indentation}{part}" for part in text.splitlines())
+        lines = "".join(f"{source.newline}{part}" for part in indented(source, indentation, text))
         return Edit(path, place, place, lines)
     on_line = _on_one_line(statement, text)
     return None if on_line is None else Edit(path, (end, behind), (end, behind), f"; {on_line}")
+
+
+def indented(source: SourceFile, indentation: str, text: str) -> list[str]:
+    """The lines of statements at an indentation; what is indented further in them is so by what the file uses."""
+    unit = next((token.string for token in source.tokens if token.type == tokenize.INDENT), "    ")
+    lines = []
+    for line in text.splitlines():
+        code = line.lstrip(" ")
+        lines.append(f"{indentation}{unit * ((len(line) - len(code)) // 4)}{code}")
+    return lines
 
 
 def _on_one_line(statement: ast.stmt, text: str) -> str | None:
@@ -86,12 +96,14 @@ def _is_continued(source: SourceFile, line: int) -> bool:
     return not any(token.type == tokenize.COMMENT and token.start[0] == line for token in source.tokens)
 
 
-def _comment_for(source: SourceFile, line: int) -> int:
+def comment_for(source: SourceFile, line: int) -> int:
     """The first of the comment lines above a line that speak to bnlint about it, else the line itself."""
-    above = line
-    while above > 1 and source.lines[above - 2].strip().startswith("#") and "bnlint" in source.lines[above - 2]:
+    found = above = line
+    while above > 1 and source.lines[above - 2].lstrip().startswith("#"):
         above -= 1
-    return above
+        if "bnlint" in source.lines[above - 1]:
+            found = above
+    return found
 
 
 # Places ----------------------------------------------------------------------------------------------------

@@ -72,6 +72,9 @@ _PASSES = frozenset(
         "map_loader",
     ]
 )
+_PLAIN_TYPES = frozenset(
+    ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple")
+)
 # Functions that call what they are given.
 _CALLERS = re.compile(
     r"spawn|start_processes|Process|Thread|launch\w*|elastic_launch|notebook_launcher|Fire|run_cli|run|main|step|cli|submit|"
@@ -343,6 +346,12 @@ def compute_loss(
     return Tensor(forwards=forwards)
 
 
+def _are_plain_types(given: list[ast.expr]) -> bool:
+    """Whether what `isinstance` is asked about are types of Python's own, which no model is: `(list, tuple)`."""
+    kinds = given[0].elts if given and isinstance(given[0], ast.Tuple) else given
+    return all(isinstance(item, ast.Name) and item.id in _PLAIN_TYPES for item in kinds)
+
+
 def _builtin(
     run: Interpreter, origin: str, name: str, node: ast.Call, given: list[Value], state: State
 ) -> Value | None:
@@ -364,6 +373,8 @@ def _builtin(
         case "len" if first is not None:
             found = tensors.function("len", given, {}, node, run.module)
             return found or Unknown(run.symbol(node))
+        case "isinstance" if isinstance(first, Model) and _are_plain_types(node.args[1:]):
+            return Const(False)
         case "isinstance" | "hasattr" | "issubclass" | "callable":
             return Unknown(run.symbol(node))
         case "sum" | "max" | "min" | "float" | "int" if first is not None and forwards_of(first):

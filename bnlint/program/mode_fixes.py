@@ -13,7 +13,7 @@ from bnlint.program.mode_layers import stated_layers
 from bnlint.program.program import Program
 from bnlint.program.trial import ReadSource, Trial
 from bnlint.program.undone import undone
-from bnlint.source.edits import fix_with
+from bnlint.source.edits import fix_with, replace_span, text_between
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,10 @@ def set_evaluating(program: Program, read_source: ReadSource, calls: Sequence[Fo
     first = _by_place(calls)
     before = _Modes.of(program)
     targets = {insertion.place_of(call).span for call in first}
+    exchanged = _exchanged(first)
+    trial = Trial.of(program, exchanged, read_source) if exchanged else None
+    if trial is not None and _reaches(trial, targets) and _Modes.of(trial.program).is_no_worse_than(before, trial):
+        return fix_with(f"{title}, in place of train()", exchanged)
     for chosen in [first[:1], first] if len(first) > 1 else [first]:
         for blocks in _choices(program, chosen):
             starts = _edits(insertion.before, blocks, "eval()")
@@ -116,6 +120,26 @@ def set_evaluating(program: Program, read_source: ReadSource, calls: Sequence[Fo
                 ):
                     return fix_with(f"{title}, and train() {words}", edits)
     return fix_with(title, None)
+
+
+def _exchanged(calls: Iterable[Forward | Export]) -> tuple[Edit, ...]:
+    """`eval()` in place of the `train()` that the function around each call begins with; nothing unless for all."""
+    edits: dict[ast.AST, Edit] = {}
+    for call in calls:
+        mode = call.mode
+        is_here = mode.functions[-1:] == insertion.place_of(call).functions[-1:]
+        match mode.node:
+            case ast.Call(
+                func=ast.Attribute(attr="train") as method, args=[] | [ast.Constant(value=True)], keywords=[]
+            ):
+                if mode.module is None or not mode.explicit or not is_here:
+                    return ()
+                source = mode.module.source
+                receiver = text_between(source, source.start_of(method.value), source.end_of(method.value))
+                edits[mode.node] = replace_span(source, mode.node, f"{receiver}.eval()")
+            case _:
+                return ()
+    return tuple(edits.values())
 
 
 def _reaches(trial: Trial, targets: Iterable[Span]) -> bool:

@@ -302,7 +302,7 @@ def add_train(source: SourceFile, owner: ast.ClassDef, text: str) -> Edit | None
     rest = source.lines[end - 1][behind - 1 :].strip()
     if outer.strip() or inner.strip() or (rest and not rest.startswith("#")):
         return None
-    lines = [f"{inner}{part}" for part in ("super().train(mode)", *text.splitlines(), "return self")]
+    lines = insertion.indented(source, inner, f"super().train(mode)\n{text}\nreturn self")
     place = (end, len(source.lines[end - 1]) + 1)
     added = source.newline.join(["", "", f"{outer}def train(self, mode=True):", *lines])
     return Edit(display_path(source.path), place, place, added)

@@ -211,12 +211,12 @@ def _earlier(
     if ast.unparse(argument) == target and _keeps(statement, target):
         if not insertion.begins_line(source, statement):
             return ()
-        line = source.start_of(statement)[0]
+        line = insertion.comment_for(source, source.start_of(statement)[0])
         return removal, Edit(removal.path, (line, 1), (line, 1), text)
     match statement:
         case ast.Assign(targets=[bound], value=value) if value is wrap.where.node and ast.unparse(bound) == target:
-            if moved is not _assignment(moved) or len(call.args) > 1 or call.keywords:
-                return ()
+            if moved is not _assignment(moved) or len(call.args) > 1 or call.keywords or "#" in text:
+                return ()  # the call alone moves, and what is said of its line would be lost
             return removal, *_around(source, argument, ast.unparse(call.func))
     return ()
 
@@ -280,7 +280,7 @@ def _keeps(statement: ast.stmt, name: str) -> bool:
 
 def _lines(source: SourceFile, statement: ast.stmt) -> tuple[Edit, str] | None:
     """The removal of a statement's lines, and their text; None where it shares a line with others."""
-    first, (last, behind) = source.start_of(statement)[0], source.end_of(statement)
+    first, (last, behind) = insertion.comment_for(source, source.start_of(statement)[0]), source.end_of(statement)
     rest = source.lines[last - 1][behind - 1 :].strip()
     if not insertion.begins_line(source, statement) or (rest and not rest.startswith("#")):
         return None

@@ -13,4 +13,4 @@ def render(report: Report) -> str:
         message = " ".join(item.message.split())
         module = "" if item.module is None else f" ({module_name(item.module)})"
         lines.append(printable(f"{place(item)}: {item.code} [{item.severity}] {message}{module}") + "\n")
-    return "".join(lines)
+    return "".join(dict.fromkeys(lines))  # two models of one file may say the same of a shared layer

@@ -86,11 +86,13 @@ class Report:
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """Every finding once, sorted by place."""
+        """Every finding once, sorted by place; of several the one whose fix is made at that place."""
         found = (item for target in self.targets for item in target.diagnostics)
         unique: dict[tuple[Any, ...], Diagnostic] = {}
         for item in found:
-            unique.setdefault(identity(item), item)
+            known = unique.setdefault(identity(item), item)
+            if _edits_elsewhere(known) and _edits_at_place(item):
+                unique[identity(item)] = item
         return tuple(sorted(unique.values(), key=lambda item: item.sort_key))
 
     @property
@@ -136,6 +138,16 @@ class Report:
 def identity(item: Diagnostic) -> tuple[Any, ...]:
     """A finding about a place in the source or the facts alone is one, however many targets come across it."""
     return (item.target if _about_target(item) else "", item.location, item.code, item.module, item.message)
+
+
+def _edits_elsewhere(item: Diagnostic) -> bool:
+    """Whether a fix leaves the file of its finding alone, as in a configuration that takes the value from a base."""
+    edits = () if item.fix is None else item.fix.edits
+    return bool(edits) and item.location is not None and all(edit.path != item.location.path for edit in edits)
+
+
+def _edits_at_place(item: Diagnostic) -> bool:
+    return item.fix is not None and bool(item.fix.edits) and not _edits_elsewhere(item)
 
 
 def _about_target(item: Diagnostic) -> bool:

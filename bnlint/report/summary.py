@@ -71,7 +71,8 @@ def status(target: TargetResult) -> str:
             how = " on real CPU tensors, because values decide what it does" if target.step == "real" else ""
             return f"traced{how}{given}"
         case "partial":
-            return f"{target.coverage:.0%} of its modules were traced, the others were not checked{given}"
+            share = f"{target.coverage:.0%}" if target.coverage <= 0.99 else "not all"
+            return f"{share} of its modules were traced{given}, the others were not checked"
         case "modules":
             return f"the forward was not traced, only the module tree was checked{given}"
         case "configuration":

@@ -307,6 +307,10 @@ def _add_argument(source: SourceFile, call: ast.Call, text: str) -> Edit | None:
     if not arguments:
         return _edit(source, _end(tokens.items[0]), _end(tokens.items[0]), text)
     final = max(arguments, key=source.start_of)
+    if isinstance(final, ast.keyword) and final.arg is None:
+        place = source.start_of(final)
+        before = source.lines[place[0] - 1][: place[1] - 1]
+        return _edit(source, place, place, f"{text}, " if before.strip() else f"{text},{source.newline}{before}")
     first, last = tokens.around(source, final)
     if isinstance(final, ast.GeneratorExp) and first == 0:
         return None  # `f(x for x in y)`: the generator would need parentheses of its own
@@ -322,7 +326,16 @@ def _add_argument(source: SourceFile, call: ast.Call, text: str) -> Edit | None:
             return _edit(source, place, place, f"{source.newline}{indent}{text},")
     elif own_line and closing[0] > end[0] and not source.lines[end[0] - 1][end[1] - 1 :].strip():
         return _edit(source, end, end, f",{source.newline}{indent}{text}")
+    elif own_line and closing[0] == end[0] and _one_per_line(source, arguments):
+        return _edit(source, end, end, f",{source.newline}{indent}{text}")
     return _edit(source, end, end, f", {text}")
+
+
+def _one_per_line(source: SourceFile, arguments: Sequence[ast.expr | ast.keyword]) -> bool:
+    """Whether several arguments have a line each, in one column."""
+    starts = [source.start_of(item) for item in arguments]
+    lines, columns = ({start[axis] for start in starts} for axis in (0, 1))
+    return len(lines) == len(starts) > 1 and len(columns) == 1
 
 
 def _edit(source: SourceFile, start: Position, end: Position, text: str) -> Edit:

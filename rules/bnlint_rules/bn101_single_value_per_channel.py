@@ -34,8 +34,10 @@ class SingleValuePerChannel(Rule):
     ## Fix safety
 
     The fix replaces the layer by a GroupNorm whose groups hold enough values at the traced shape, and with it
-    the other layers that the line builds, whose width may be a variable. That changes training and the names in
-    checkpoints, so it is unsafe; it is advice for a model that loads weights or keeps such a layer frozen.
+    the other layers that the line builds, whose width may be a variable; the groups divide the widths in the other
+    models of the file too. That changes training and the names in checkpoints, so it is unsafe. It is advice where
+    such a layer is kept frozen, weights are loaded or can be fetched by the file, or the project reads running
+    statistics, as code does that folds batch norms into convolutions.
     InstanceNorm is no way out: it raises on one position too.
 
     ## References

@@ -60,8 +60,8 @@ class AccumulationKeepsBatchNormSmall(Rule):
 
     The fix puts a GroupNorm in the place of every layer that the finding lists, where its line can be changed for
     all layers that it builds. It changes training and the names in checkpoints, so it is unsafe. Where
-    SyncBatchNorm over the ranks would do, or weights are loaded, the fix is advice: so is another split of batch
-    and accumulation.
+    SyncBatchNorm over the ranks would do, or weights are loaded or published, the fix is advice: so is another split
+    of batch and accumulation.
 
     ## References
 

@@ -251,6 +251,30 @@ with torch.no_grad():
 """,
             note="not checked: a part of it is in evaluation mode",
         ),
+        Valid(
+            """\
+class Tracker:
+    def __init__(self, model):
+        self.model = model
+
+    def eval(self):
+        if isinstance(self.model, (list, tuple)):
+            for part in self.model:
+                part.eval()
+        else:
+            self.model.eval()
+
+    def predict(self, x):
+        return self.model(x)
+
+
+tracker = Tracker(nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.5)))
+tracker.eval()
+with torch.no_grad():
+    tracker.predict(torch.randn(2, 4))
+""",
+            note="a model is no list: the branch for several is not taken",
+        ),
     )
     invalid = (
         Invalid(

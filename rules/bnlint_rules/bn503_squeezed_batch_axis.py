@@ -259,6 +259,8 @@ def _fix(context: Context, span: Span | None, nodes: list[Node]) -> Fix:
     if removed or not axes:
         return Fix("Name the axes to squeeze, or leave the squeeze out")
     text = str(axes[0]) if len(axes) == 1 else str(axes)
+    if context.assumed_inputs:  # of another size it may be another axis
+        return Fix(f"Name the axis: squeeze({text}) for the assumed input; state the real one with --input for a fix")
     title = f"Name the axis: squeeze({text})"
     source = None if span is None else context.read_source(span.path)
     if span is None or source is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch.nn.functional as F
@@ -50,7 +50,8 @@ class BiasBeforeBatchNorm(Rule):
     ## Fix safety
 
     Unsafe: checkpoints lose the entry `bias`, and the layers that are initialised later draw other random
-    numbers. It is advice where the line also builds a layer whose bias is needed, or weights are loaded.
+    numbers. It is advice where the line also builds a layer whose bias is needed, or may do so in another model
+    because a condition or another function decides on the batch norm, and where weights are loaded or published.
 
     ## References
 
@@ -167,6 +168,38 @@ model = nn.Sequential(conv(8), nn.BatchNorm2d(8), nn.ReLU(), conv(8))
         ),
         Invalid(
             """\
+def features(widths, batch_norm):
+    layers, inputs = [], 3
+    for width in widths:
+        conv = nn.Conv2d(inputs, width, 3)
+        if batch_norm:
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
+        else:
+            layers += [conv, nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers)
+
+
+model = features((8,), True)
+""",
+            inputs=((3, 8, 8),),
+            modules=("0",),
+            note="without batch norm the convolution of the line needs its bias: no edit",
+        ),
+        Invalid(
+            """\
+def block(inputs, width, norm=nn.BatchNorm2d):
+    return nn.Sequential(nn.Conv2d(inputs, width, 3), norm(width))
+
+
+model = block(3, 8)
+""",
+            inputs=((3, 8, 8),),
+            modules=("0",),
+            note="another caller may pass another norm: no edit",
+        ),
+        Invalid(
+            """\
 class PaddedConv(nn.Conv2d):
     def forward(self, x):
         return F.conv2d(F.pad(x, (1, 0, 1, 0)), self.weight, self.bias)
@@ -222,7 +255,7 @@ model = TwoDomains()
                 f"this {layer}, and it subtracts the mean of each channel",
                 module=path,
                 data={"bias_elements": features, "consumers": list(consumers)},
-                fix=_fix(context, path, cancelled.keys()),
+                fix=_fix(context, path, consumers, cancelled.keys()),
             )
 
 
@@ -236,11 +269,13 @@ def _is_cancelled(nodes: list[fx.Node], cancels: Container[fx.Node]) -> bool:
     )
 
 
-def _fix(context: Context, path: str, cancelled: Container[str]) -> Fix:
-    """The layer without its bias; advice where a layer of the same line needs its own, or weights are loaded."""
+def _fix(context: Context, path: str, consumers: Iterable[str], cancelled: Container[str]) -> Fix:
+    """The layer without its bias; advice where a layer of the same line may need its own, or weights are loaded."""
     title, span = "Construct it with bias=False", context.span_of(path)
+    if not all(context.is_built_with(consumer, path) for consumer in consumers):
+        return Fix(title)  # the line may serve models without the norm
     alike = (name for name in context.modules if span is not None and context.span_of(name) == span)
-    if context.loads_weights or any(name not in cancelled and _has_bias(context.modules[name]) for name in alike):
+    if context.has_weights(path) or any(name not in cancelled and _has_bias(context.modules[name]) for name in alike):
         return Fix(title)
     return context.replace_module_argument(path, "bias", "False", title=title)
 

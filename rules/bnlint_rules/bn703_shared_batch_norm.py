@@ -238,7 +238,7 @@ model = ColourAndDepth()
             spans = dict.fromkeys(call.node.meta["span"] for call in group)
             yield self.diagnostic(
                 group[0],
-                f"called {len(group)} times in one forward pass, on inputs of shape "
+                f"the norm is called {len(group)} times in one forward pass, on inputs of shape "
                 f"{' and '.join(str(list(shape)) for shape in shapes)}: one running mean and variance mixes "
                 f"{len(sources)} inputs, and evaluation normalises all of them with the mixture",
                 related=tuple((span, "called here") for span in spans if span is not None),

@@ -319,7 +319,7 @@ model = Net()
             ddp = ", and DistributedDataParallel raises in the second step" if raises else ""
             yield self.diagnostic(
                 layer,
-                f"is never called by the forward in training mode{inside}: {cost}{ddp}",
+                f"the norm is never called by the forward in training mode{inside}: {cost}{ddp}",
                 severity=Severity.ERROR if raises else None,
                 data={"parameters": layer.parameters, "outermost_unused": around},
                 fix=Fix(

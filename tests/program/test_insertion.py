@@ -47,6 +47,11 @@ def edited(source: SourceFile, edit: Edit | None) -> str | None:
             "stop()\n# bnlint: ignore[BN301] -- x\ny = model(x)\n",
             id="a comment that speaks to bnlint stays with its line",
         ),
+        pytest.param(
+            "# bnlint: ignore[BN301]\n# why\ny = model(x)\n",
+            "stop()\n# bnlint: ignore[BN301]\n# why\ny = model(x)\n",
+            id="with what is said below it",
+        ),
         pytest.param("# note\ny = model(x)\n", "# note\nstop()\ny = model(x)\n", id="another comment stays above"),
         pytest.param("if a:\n  b()\nelif model(x):\n  c()\n", None, id="an elif has no place before it"),
         pytest.param("@d\ndef f(y=model(x)):\n  pass\n", None, id="a decorated function has none"),
@@ -81,7 +86,7 @@ def test_a_loop_is_indented_as_its_neighbour() -> None:
     source, statement = parsed("if x:\n\ty = model(x)\n")
     text = "for m in a:\n    m.eval()"
     assert edited(source, insertion.after(source, statement, text)) == (
-        "if x:\n\ty = model(x)\n\tfor m in a:\n\t    m.eval()\n"
+        "if x:\n\ty = model(x)\n\tfor m in a:\n\t\tm.eval()\n"
     )
     one_line, statement = parsed("if x: y = model(x)\n")
     assert insertion.after(one_line, statement, text) is None
@@ -96,3 +101,17 @@ def test_the_innermost_statement_is_found(name: str) -> None:
     }
     _, statement = parsed(texts[name])
     assert ast.unparse(statement) == "y = model(x)"
+
+
+@pytest.mark.parametrize(
+    ("head", "inner"),
+    [
+        pytest.param("if a:\n\tb()\n", "\t", id="tabs"),
+        pytest.param("if a:\n  b()\n", "  ", id="two spaces"),
+        pytest.param("", "    ", id="nothing indented"),
+    ],
+)
+def test_what_is_written_is_indented_as_the_file_is(head: str, inner: str) -> None:
+    source, statement = parsed(f"{head}y = model(x)\n")
+    written = f"{head}for m in n:\n{inner}if m:\n{inner * 2}m.eval()\ny = model(x)\n"
+    assert edited(source, insertion.before(source, statement, "for m in n:\n    if m:\n        m.eval()")) == written

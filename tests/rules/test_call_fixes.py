@@ -29,6 +29,24 @@ FIXED = {
         print("built")
         """,
     ),
+    ("BN404", "comments for bnlint stay with their lines"): (
+        """
+        # bnlint: ignore[BN402] -- later
+        # the wrap
+        model = DDP(model)
+        # bnlint: ignore[BN403] -- one device
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        step(model)
+        """,
+        """
+        # bnlint: ignore[BN403] -- one device
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        # bnlint: ignore[BN402] -- later
+        # the wrap
+        model = DDP(model)
+        step(model)
+        """,
+    ),
     ("BN404", "another name for the wrapper"): (
         """
         wrapped = DDP(model)
@@ -93,6 +111,10 @@ ADVICE = {
         model = DDP(model)
         average = copy.deepcopy(model)
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        """,
+    ("BN404", "a comment on a line that would go"): """
+        wrapped = DDP(model)
+        wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)  # of all ranks
         """,
     ("BN404", "it is imported in between"): """
         model = DDP(model)

@@ -30,6 +30,79 @@ FIXED = {
                 model.train()
         """,
     ),
+    ("BN301", "a function that evaluates, and begins with train()"): (
+        """
+        def test(x):
+            model.train(True)  # as it was
+            with torch.no_grad():
+                return model(x)
+
+
+        test(torch.randn(6, 4))
+        """,
+        """
+        def test(x):
+            model.eval()  # as it was
+            with torch.no_grad():
+                return model(x)
+
+
+        test(torch.randn(6, 4))
+        """,
+    ),
+    ("BN301", "a function that trains after it has evaluated keeps its train()"): (
+        """
+        def epoch(x, y):
+            model.train()
+            with torch.no_grad():
+                print(model(x).argmax(1))
+            for x, y in loader:
+                F.cross_entropy(model(x), y).backward(); optimizer.step()
+
+
+        epoch(torch.randn(6, 4), None)
+        """,
+        """
+        def epoch(x, y):
+            model.train()
+            model.eval()
+            with torch.no_grad():
+                print(model(x).argmax(1))
+            model.train()
+            for x, y in loader:
+                F.cross_entropy(model(x), y).backward(); optimizer.step()
+
+
+        epoch(torch.randn(6, 4), None)
+        """,
+    ),
+    ("BN301", "a train() at the end of the function is for the training"): (
+        """
+        def test(x):
+            with torch.no_grad():
+                print(model(x).argmax(1))
+            model.train()
+
+
+        for epoch in range(3):
+            for x, y in loader:
+                F.cross_entropy(model(x), y).backward(); optimizer.step()
+            test(torch.randn(6, 4))
+        """,
+        """
+        def test(x):
+            model.eval()
+            with torch.no_grad():
+                print(model(x).argmax(1))
+            model.train()
+
+
+        for epoch in range(3):
+            for x, y in loader:
+                F.cross_entropy(model(x), y).backward(); optimizer.step()
+            test(torch.randn(6, 4))
+        """,
+    ),
     ("BN301", "an evaluation before the training"): (
         """
         with torch.no_grad():

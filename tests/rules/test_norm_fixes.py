@@ -132,6 +132,96 @@ model = nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU(), conv())
 """,
         {},
     ),
+    "a bias in front of a norm that other callers leave out": (
+        "BN701",
+        """\
+def block(width, normalise=True):
+    conv = nn.Conv2d(width, width, 1)
+    if not normalise:
+        return conv
+    return nn.Sequential(conv, nn.BatchNorm2d(width))
+
+
+model = block(8)
+""",
+        {},
+    ),
+    "a bias in front of a norm that the caller adds": (
+        "BN701",
+        """\
+def conv():
+    return nn.Conv2d(8, 8, 1)
+
+
+model = nn.Sequential(conv(), nn.BatchNorm2d(8))
+""",
+        {},
+    ),
+    "running statistics that are folded into weights": (
+        "BN103",
+        """\
+def folded(conv, norm):
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+
+
+model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+""",
+        {"batch_size": 2},
+    ),
+    "running statistics of another module that are read in the model's file": (
+        "BN107",
+        """\
+def centre(norm):
+    return norm.running_mean
+
+
+model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.InstanceNorm2d(8, affine=True))
+""",
+        {},
+    ),
+    "norms that published weights fit": (
+        "BN103",
+        """\
+def net(pretrained=False):
+    made = nn.Sequential(nn.BatchNorm2d(8))
+    if pretrained:
+        made.load_state_dict(torch.hub.load_state_dict_from_url("https://example.org/net.pth"))
+    return made
+
+
+model = net()
+""",
+        {"batch_size": 2},
+    ),
+    "a bias that published weights have": (
+        "BN701",
+        """\
+def net(weights=None):
+    made = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+    if weights is not None:
+        made.load_state_dict(weights.get_state_dict(progress=True))
+    return made
+
+
+model = net()
+""",
+        {},
+    ),
+    "a dropout whose neighbours published weights number": (
+        "BN702",
+        """\
+def net(url=None):
+    made = nn.Sequential(nn.Dropout2d(0.5), nn.BatchNorm2d(8))
+    if url:
+        made.load_state_dict(torch.utils.model_zoo.load_url(url))
+    return made
+
+
+model = net()
+""",
+        {},
+    ),
     "a bias that a checkpoint has": (
         "BN701",
         """\
@@ -227,6 +317,55 @@ model = Net()
 """
     found = findings("BN103", text, [32, 4, 4], batch_size=2)
     assert apply_edits(HEAD + text, edits(found)) == HEAD + text.replace("BatchNorm2d(width)", "GroupNorm(4, width)")
+
+
+def test_the_groups_divide_the_widths_of_the_other_models_of_a_file() -> None:
+    text = """\
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+def wide():
+    return Net(48)
+
+
+def narrow(width=12):
+    return Net(width)
+
+
+def broken():
+    return Net("12")
+
+
+def small(width):
+    return Net(width)
+
+
+model = Net(64)
+"""
+    found = findings("BN103", text, [64, 4, 4], batch_size=2)
+    assert apply_edits(HEAD + text, edits(found)) == HEAD + text.replace("BatchNorm2d(width)", "GroupNorm(4, width)")
+
+
+def test_a_norm_that_keeps_its_own_statistics_is_no_reader_of_them() -> None:
+    text = """\
+class Centred(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(8))
+
+    def forward(self, x):
+        return x - self.running_mean[:, None, None]
+
+
+model = nn.Sequential(Centred(), nn.BatchNorm2d(8))
+"""
+    assert edits(findings("BN103", text, [8, 4, 4], batch_size=2))
 
 
 def test_the_edit_lies_in_the_file_that_builds_the_layer() -> None:

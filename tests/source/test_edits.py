@@ -16,6 +16,7 @@ from torch import nn
 from bnlint.diagnostic import Applicability, Edit
 from bnlint.source.edits import (
     POSITIONS,
+    add_argument,
     apply_edits,
     fix_with,
     name_argument,
@@ -118,8 +119,21 @@ def test_replacing_an_argument(before: str, after: str | None) -> None:
         ),
         pytest.param(
             "BatchNorm2d(8,\n            eps=1)",
-            "BatchNorm2d(8,\n            eps=1, momentum=0.1)",
-            id="hanging",
+            "BatchNorm2d(8,\n            eps=1,\n            momentum=0.1)",
+            id="one argument per line, in one column",
+        ),
+        pytest.param(
+            "BatchNorm2d(\n    8,\n    eps=1)  # end",
+            "BatchNorm2d(\n    8,\n    eps=1,\n    momentum=0.1)  # end",
+            id="one argument per line, closed behind the last",
+        ),
+        pytest.param(
+            "BatchNorm2d(8, 1,\n            affine=True)",
+            "BatchNorm2d(8, 1,\n            affine=True, momentum=0.1)",
+            id="filled lines",
+        ),
+        pytest.param(
+            "BatchNorm2d(\n    8)", "BatchNorm2d(\n    8, momentum=0.1)", id="a single argument on a line of its own"
         ),
         pytest.param(
             "BatchNorm2d(\n    8, 1e-5,\n)",
@@ -132,6 +146,26 @@ def test_replacing_an_argument(before: str, after: str | None) -> None:
 )
 def test_adding_an_argument(before: str, after: str | None) -> None:
     assert replaced(before) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("BatchNorm2d(8, **options)", "BatchNorm2d(8, affine=True, **options)", id="on one line"),
+        pytest.param("BatchNorm2d(**options,)", "BatchNorm2d(affine=True, **options,)", id="alone"),
+        pytest.param(
+            "BatchNorm2d(\r\n\t8,\r\n\t**options,  # all\r\n)",
+            "BatchNorm2d(\r\n\t8,\r\n\taffine=True,\r\n\t**options,  # all\r\n)",
+            id="on lines of their own",
+        ),
+        pytest.param("BatchNorm2d(**options, eps=1)", "BatchNorm2d(**options, eps=1, affine=True)", id="not last"),
+    ],
+)
+def test_a_mapping_stays_the_last_argument(before: str, after: str) -> None:
+    source, call = parsed(before)
+    edit = add_argument(source, call, "affine=True")
+    assert edit is not None
+    assert apply_edits(before, [edit]) == after
 
 
 @pytest.mark.parametrize(

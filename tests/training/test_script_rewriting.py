@@ -88,7 +88,7 @@ def dropping(text: str) -> str | None:
         ),
         pytest.param(
             "options = {'batch_size': 16}\ntrain_loader = DataLoader(data, **options)",
-            "options = {'batch_size': 16}\ntrain_loader = DataLoader(data, **options, drop_last=True)",
+            "options = {'batch_size': 16}\ntrain_loader = DataLoader(data, drop_last=True, **options)",
             id="a mapping that is known not to say it",
         ),
         pytest.param(
