@@ -368,6 +368,13 @@ model = nn.Sequential(Centred(), nn.BatchNorm2d(8))
     assert edits(findings("BN103", text, [8, 4, 4], batch_size=2))
 
 
+def test_another_module_of_the_project_may_need_the_running_statistics() -> None:
+    Path("layers.py").write_text("def fold(conv, norm):\n    return conv.weight / norm.running_var.sqrt()\n")
+    text = "model = nn.Sequential(nn.BatchNorm2d(8))\n"
+    assert edits(findings("BN103", text, [8, 4, 4], batch_size=2))
+    assert edits(findings("BN103", f"import layers\n\n{text}", [8, 4, 4], batch_size=2)) == []
+
+
 def test_the_edit_lies_in_the_file_that_builds_the_layer() -> None:
     Path("layers.py").write_bytes(
         b"from torch import nn\r\n\r\n\r\ndef norm(width):\r\n\treturn nn.BatchNorm2d(width)\r\n"

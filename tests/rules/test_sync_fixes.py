@@ -123,6 +123,14 @@ def fixed(text: str, folder: Path, code: str = "BN401") -> str | None:
             f"model = Net()\nmodel = torch.{CONVERT}(model)\nmodel = DDP(model)",
             id="nn is something else",
         ),
+        pytest.param(
+            "model = Net()\nif os.environ.get('SINGLE'):\n    model = DDP(model, device_ids=[rank])\n"
+            "else:\n    model = DDP(model)",
+            {},
+            f"model = Net()\nif os.environ.get('SINGLE'):\n    model = {CONVERT}(model)\n"
+            f"    model = DDP(model, device_ids=[rank])\nelse:\n    model = {CONVERT}(model)\n    model = DDP(model)",
+            id="before each of two wraps",
+        ),
     ],
 )
 def test_the_conversion_is_written(wrap: str, parts: dict[str, str], expected: str, tmp_path: Path) -> None:
@@ -144,12 +152,6 @@ def test_the_conversion_is_written(wrap: str, parts: dict[str, str], expected: s
                 "norm": "Act",
             },
             id="the conversion would lose an activation",
-        ),
-        pytest.param(
-            "model = Net()\nif os.environ.get('SINGLE'):\n    model = DDP(model, device_ids=[rank])\n"
-            "else:\n    model = DDP(model)",
-            {},
-            id="which of two wraps runs is not known",
         ),
     ],
 )
