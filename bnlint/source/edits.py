@@ -324,9 +324,9 @@ def _add_argument(source: SourceFile, call: ast.Call, text: str) -> Edit | None:
         if own_line and closing[0] > line:
             place = (line, len(source.lines[line - 1]) + 1)
             return _edit(source, place, place, f"{source.newline}{indent}{text},")
-    elif own_line and closing[0] > end[0] and not source.lines[end[0] - 1][end[1] - 1 :].strip():
-        return _edit(source, end, end, f",{source.newline}{indent}{text}")
-    elif own_line and closing[0] == end[0] and _one_per_line(source, arguments):
+    elif (own_line and closing[0] > end[0] and not source.lines[end[0] - 1][end[1] - 1 :].strip()) or (
+        own_line and closing[0] == end[0] and _one_per_line(source, arguments)
+    ):
         return _edit(source, end, end, f",{source.newline}{indent}{text}")
     return _edit(source, end, end, f", {text}")
 
