@@ -278,7 +278,14 @@ def test_a_real_watch_from_the_first_check_to_ctrl_c_in_the_midst_of_one(
     model.write_text(FAULTY)
     command = [sys.executable, "-m", "bnlint", "check", "model.py", "--watch", "--output-format", "concise"]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment(marked), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment(marked),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell starts what runs in its background with Ctrl-C ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
