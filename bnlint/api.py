@@ -2,6 +2,7 @@
 
 from bnlint.context import ENOUGH_SAMPLES, Context
 from bnlint.diagnostic import Applicability, Diagnostic, Edit, Fix, NotChecked, Severity, Span
+from bnlint.files import is_installed
 from bnlint.graph.layer import Layer, NormCall, listed
 from bnlint.graph.model_graph import ModelGraph
 from bnlint.program import events
@@ -46,6 +47,7 @@ __all__ = [
     "events",
     "happens_beside",
     "installed_version",
+    "is_installed",
     "is_left_over",
     "listed",
     "loss_inputs",

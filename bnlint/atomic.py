@@ -40,7 +40,7 @@ def write_all_atomically(contents: Mapping[Path, bytes]) -> None:
                 _stage(path, real, before, temporary, data)
         for temporary, real in staged:
             temporary.replace(real)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: whatever ends this early leaves no temporary file behind
         for temporary, _ in staged:
             with contextlib.suppress(OSError):
                 temporary.unlink()

@@ -20,7 +20,7 @@ from typing import Any
 from bnlint.atomic import write_atomically
 from bnlint.diagnostic import Diagnostic
 from bnlint.errors import ConfigurationError, UsageError
-from bnlint.files import split_file
+from bnlint.files import is_installed, split_file
 from bnlint.page import is_always_shown
 from bnlint.report.report import Report, TargetResult, identity
 from bnlint.source.file import display_path
@@ -29,7 +29,6 @@ from bnlint.training.documents import DATA_SUFFIXES
 VERSION = 1
 NEVER_KNOWN = "BN904"  # a rule that crashed: what it would have said is unknown, today and later
 
-_INSTALLED = frozenset({"site-packages", "dist-packages"})
 _FIELDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("file", "code", "target"), (str,)),
     "module": (str, type(None)),
@@ -174,7 +173,7 @@ def _entry(item: Diagnostic, target: str, root: Path) -> Entry:
     if item.module is not None:
         return Entry(file, item.code, item.module, name)
     by = name if file is None else file
-    if item.location is not None and _INSTALLED.isdisjoint(Path(item.location.path).parts):
+    if item.location is not None and not is_installed(item.location.path):
         file = _relative(item.location.path, root)
     return Entry(file, item.code, None, by)
 

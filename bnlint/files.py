@@ -15,6 +15,7 @@ SKIPPED_FOLDERS = frozenset({"__pycache__", "build", "dist", "node_modules", "si
 MODEL_WORDS = (b"torch", b"timm", b"lightning")  # a file without any of them defines no torch model by itself
 
 _FILE_TARGET = re.compile(r"(?P<path>.+?\.py)(?::(?P<object>.*))?", re.DOTALL)
+_INSTALLED = re.compile(r"(?:^|[\\/])(?:site|dist)-packages(?:$|[\\/])")
 _MODULE_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:.+", re.DOTALL)
 
 
@@ -36,6 +37,11 @@ def split_file(spec: str) -> tuple[str, str | None] | None:
     """The path and the object of a spec that names a file, None for an importable object."""
     match = _FILE_TARGET.fullmatch(spec)
     return None if match is None else (match["path"], match["object"])
+
+
+def is_installed(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads into a folder of installed packages: no place for a fix, and never the user's own code."""
+    return _INSTALLED.search(os.fspath(path)) is not None
 
 
 def _expand_one(target: str, exclude: Sequence[str]) -> list[str]:

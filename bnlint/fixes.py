@@ -14,9 +14,8 @@ from pathlib import Path
 
 from bnlint import overlay
 from bnlint.diagnostic import Applicability, Diagnostic, Edit
+from bnlint.files import is_installed
 from bnlint.source.edits import apply_edits
-
-_INSTALLED = ("site-packages", "dist-packages")
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def _require_own(path: str, roots: Sequence[Path]) -> None:
     """Raises ValueError for a file that belongs to an installed package, or to another project."""
     real = Path(os.path.realpath(path))
     installed = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
-    if any(part in _INSTALLED for part in real.parts) or any(real.is_relative_to(folder) for folder in installed):
+    if is_installed(real) or any(real.is_relative_to(folder) for folder in installed):
         raise ValueError(f"{path} belongs to an installed package")
     if not any(real.is_relative_to(root) for root in roots):
         raise ValueError(f"{path} lies outside the folders that are checked: run bnlint there")

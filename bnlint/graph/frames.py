@@ -17,6 +17,7 @@ import torch
 
 import bnlint
 from bnlint.diagnostic import Span
+from bnlint.files import is_installed
 from bnlint.source.file import display_path
 
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
@@ -34,14 +35,14 @@ def is_internal(filename: str) -> bool:
     """Whether a file belongs to torch, to bnlint or to Python itself: never the line a user looks for."""
     known = _internal_files.get(filename)
     if known is None:
-        standard = filename.startswith(_STANDARD_LIBRARY) and "site-packages" not in filename
+        standard = filename.startswith(_STANDARD_LIBRARY) and not is_installed(filename)
         known = _internal_files[filename] = standard or filename.startswith(_INTERNAL)
     return known
 
 
 def is_user_file(filename: str, roots: tuple[str, ...]) -> bool:
     """Whether a file lies below one of the roots, and not in a library that is installed below it."""
-    return any(filename.startswith(root) and "site-packages" not in filename[len(root) :] for root in roots)
+    return any(filename.startswith(root) and not is_installed(filename[len(root) :]) for root in roots)
 
 
 def span_of_frame(frame: FrameType) -> Span | None:

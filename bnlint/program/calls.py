@@ -8,16 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bnlint.program import (
-    averaging,
-    events,
-    expressions,
-    functions,
-    libraries,
-    library,
-    models,
-    tensors,
-)
+from bnlint.program import averaging, building, events, expressions, functions, libraries, library, models, tensors
 from bnlint.program.methods import activated
 from bnlint.program.state import State
 from bnlint.program.values import (
@@ -195,7 +186,7 @@ def _called(
                 libraries.note_backward(run, node, given, state)
                 return [(state, Unknown())]
             if origin.startswith(("torchvision.models", "timm")):
-                return [(state, models.build(run, node, state, origin=origin))]
+                return [(state, building.build(run, node, state, origin=origin))]
             if library.mixes(origin):
                 return [(state, tensors.mixed(given))]
             if origin in ("loss", "backward"):

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bnlint.program import expressions, functions, models
+from bnlint.program.flow import Flow
 from bnlint.program.state import State, meet
 from bnlint.program.values import Function, Imported, Object, Value
 from bnlint.source.definitions import last_name
 
 if TYPE_CHECKING:
-    from bnlint.program.interpreter import Flow, Interpreter
+    from bnlint.program.interpreter import Interpreter
 
 _OFF = ("torch.no_grad", "torch.inference_mode", "torch.autograd.no_grad", "torch.autograd.inference_mode")
 _GRADIENTS = (
@@ -26,8 +27,6 @@ _GRADIENTS = (
 
 def enter(run: Interpreter, items: list[ast.withitem], body: list[ast.stmt], state: State) -> Flow:
     """A `with` statement: its items one after the other, then its body, then what they restore."""
-    from bnlint.program.interpreter import Flow
-
     if not items:
         return run.block(body, [state])
     item, rest = items[0], items[1:]
@@ -140,8 +139,6 @@ def _managed(
     inside: Callable[[State], Flow],
 ) -> Flow:
     """A context manager of the program: its own statements, and the body where it yields."""
-    from bnlint.program.interpreter import Flow
-
     left = Flow()
     outer = run.stack[:]
 
@@ -185,8 +182,6 @@ def _object(run: Interpreter, manager: Object, node: ast.expr, state: State, ins
     if entering is None or leaving is None:
         return inside(state)
     states = [reached for reached, _ in functions.invoke_bound(run, entering, manager, state, node)]
-    from bnlint.program.interpreter import Flow
-
     flow = Flow()
     for entered in states:
         made = inside(entered)

@@ -1,27 +1,21 @@
-"""Expressions: what they stand for on one path, and the conditions that part the paths."""
+"""Expressions: what they stand for on one path."""
 
 from __future__ import annotations
 
 import ast
-import operator
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bnlint.program import averaging, calls, elements, models, tensors
+from bnlint.program import averaging, calls, conditions, elements, models, operators, tensors
 from bnlint.program.state import State, one
 from bnlint.program.values import (
-    NOTHING,
     Batch,
     Choice,
     ClassRef,
     Const,
-    Criterion,
     Function,
     Imported,
     Items,
-    Loader,
     Model,
     Object,
     Size,
@@ -40,27 +34,7 @@ from bnlint.program.values import (
 if TYPE_CHECKING:
     from bnlint.program.interpreter import Interpreter
 
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
-    ast.Eq: operator.eq,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-}
 _MOST_PHASES = 4  # keys of a mapping that is built one by one
-_NORM_WORDS = re.compile(r"batch_?norm|_norm\b|norm\b|\bbn|instance_?norm|\bnorm", re.I)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Whether a condition holds; if that is not known, the symbol of what decides it, and in which direction."""
-
-    known: bool | None
-    symbol: Symbol | None = None
-    positive: bool = True
-
-    def negated(self) -> Truth:
-        return Truth(None if self.known is None else not self.known, self.symbol, not self.positive)
 
 
 def value(run: Interpreter, node: ast.expr, state: State) -> Value:
@@ -96,12 +70,16 @@ def value(run: Interpreter, node: ast.expr, state: State) -> Value:
         case ast.Subscript(value=inner, slice=index):
             return _subscript(run, value(run, inner, state), index, state, node)
         case ast.BinOp(left=left, op=operation, right=right):
-            return binary(run, operation, value(run, left, state), value(run, right, state), node)
+            return operators.binary(run, operation, value(run, left, state), value(run, right, state), node)
         case ast.UnaryOp(op=ast.Not()) | ast.Compare():
-            return _truth_value(truth(run, node, state), run, node)
+            return conditions.truth_value(conditions.truth(run, node, state), run, node)
         case ast.UnaryOp(operand=operand):
             inner_value = value(run, operand, state)
-            if isinstance(inner_value, Const) and isinstance(node.op, ast.USub) and _is_number(inner_value.data):
+            if (
+                isinstance(inner_value, Const)
+                and isinstance(node.op, ast.USub)
+                and operators.is_number(inner_value.data)
+            ):
                 return Const(-inner_value.data)
             if isinstance(inner_value, Tensor | Batch | Size):
                 return tensors.unary(node.op, inner_value, node, run.module)
@@ -221,7 +199,7 @@ def _comprehension(run: Interpreter, node: ast.expr, element: ast.expr, state: S
         iterables.append(found)
         run.store(generator.target, elements.element_of(run, found, generator.iter), state, generator.iter)
         for test in generator.ifs:
-            truth(run, test, state)
+            conditions.truth(run, test, state)
     made = value(run, element, state)
     run.loops.pop()
     known = iterables[0]
@@ -407,64 +385,7 @@ def _index(run: Interpreter, index: ast.expr, state: State) -> list[Any]:
     return made
 
 
-# Operators -------------------------------------------------------------------------------------------------
-
-
-def binary(run: Interpreter, operation: ast.operator, left: Value, right: Value, node: ast.AST) -> Value:
-    """What an arithmetic operator gives."""
-    if isinstance(left, Const) and isinstance(right, Const):
-        found = _computed(operation, left.data, right.data)
-        if found is not None:
-            return Const(found)
-    if isinstance(left, Items) and isinstance(right, Items) and isinstance(operation, ast.Add):
-        return Items((*left.parts, *right.parts))
-    if isinstance(left, Tensor | Size | Batch) or isinstance(right, Tensor | Size | Batch):
-        return tensors.binary(operation, left, right, node, run.module)
-    symbols = [_symbol_of(item) for item in (left, right)]
-    held = models_in(left) | models_in(right)
-    if None in symbols:
-        return Unknown(run.symbol(node), held)
-    first, second = symbols[0], symbols[1]
-    assert first is not None and second is not None
-    text = f"({first.text} {type(operation).__name__} {second.text})"
-    return Unknown(Symbol(text, first.varies or second.varies), held)
-
-
-def _computed(operation: ast.operator, one_side: Any, other: Any) -> Any:
-    if not (_is_number(one_side) and _is_number(other)):
-        if isinstance(one_side, str) and isinstance(other, str) and isinstance(operation, ast.Add):
-            return one_side + other if len(one_side) + len(other) < 200 else None
-        return None
-    table: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-        ast.Add: operator.add,
-        ast.Sub: operator.sub,
-        ast.Mult: operator.mul,
-        ast.FloorDiv: operator.floordiv,
-        ast.Div: operator.truediv,
-        ast.Mod: operator.mod,
-    }
-    compute = table.get(type(operation))
-    if compute is None:
-        return None
-    try:
-        return compute(one_side, other)
-    except (ZeroDivisionError, OverflowError):
-        return None
-
-
-def _is_number(data: Any) -> bool:
-    return isinstance(data, int | float) and not isinstance(data, bool)
-
-
-def _symbol_of(found: Value) -> Symbol | None:
-    match found:
-        case Unknown(symbol=symbol):
-            return symbol
-        case Const(data=data):
-            return Symbol(repr(data)[:80])
-        case Imported(origin=origin):
-            return Symbol(origin)
-    return None
+# Choices ---------------------------------------------------------------------------------------------------
 
 
 def _chosen(run: Interpreter, is_or: bool, values: list[ast.expr], state: State, node: ast.AST) -> Value:
@@ -472,7 +393,7 @@ def _chosen(run: Interpreter, is_or: bool, values: list[ast.expr], state: State,
     options: list[Value] = []
     for item in values:
         found = value(run, item, state)
-        held = _truthiness(found)
+        held = conditions.truthiness(found)
         if held is is_or:
             return found if not options else _joined(run, [*options, found], node)
         if held is None:
@@ -487,172 +408,3 @@ def _joined(run: Interpreter, options: list[Value], node: ast.AST) -> Value:
     if isinstance(first, Unknown) and first.symbol is None:
         return replace(first, symbol=run.symbol(node))
     return first
-
-
-# Conditions ------------------------------------------------------------------------------------------------
-
-
-def _truth_value(found: Truth, run: Interpreter, node: ast.AST) -> Value:
-    if found.known is not None:
-        return Const(found.known)
-    symbol = found.symbol or run.symbol(node)
-    return Unknown(symbol if found.positive else Symbol(f"not {symbol.text}", symbol.varies))
-
-
-def _truthiness(found: Value) -> bool | None:
-    match found:
-        case Const(data=data):
-            return bool(data)
-        case Items(parts=parts):
-            return True if parts else None  # an empty list may grow
-        case Model() | Object() | Loader() | Criterion() | Function() | ClassRef() | SomeModules():
-            return True
-    return None
-
-
-def truth(run: Interpreter, test: ast.expr, state: State) -> Truth:
-    """Whether a condition holds on a path."""
-    match test:
-        case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return truth(run, operand, state).negated()
-        case ast.BoolOp(op=operation, values=values):
-            return _combined(run, isinstance(operation, ast.Or), values, state)
-        case ast.Compare(left=left, ops=[comparison], comparators=[right]):
-            return _compared(run, left, comparison, right, state, test)
-        case ast.Compare(left=left, comparators=others):  # a chain: 0 < x < 2
-            for item in (left, *others):
-                value(run, item, state)
-            return Truth(None, run.symbol(test))
-    found = value(run, test, state)
-    known = _truthiness(found)
-    if known is not None:
-        return Truth(known)
-    decided_by = _symbol_of(found)
-    if decided_by is not None:
-        text = decided_by.text
-        symbol = Symbol(text.removeprefix("not "), decided_by.varies)
-        positive = not text.startswith("not ")
-        assumed = state.assumed(symbol)
-        return Truth(None if assumed is None else assumed is positive, symbol, positive)
-    return Truth(None, run.symbol(test))
-
-
-def _combined(run: Interpreter, is_or: bool, values: list[ast.expr], state: State) -> Truth:
-    open_ones: list[Truth] = []
-    for item in values:
-        found = truth(run, item, state)
-        if found.known is is_or:
-            return Truth(is_or)
-        if found.known is None:
-            open_ones.append(found)
-    if not open_ones:
-        return Truth(not is_or)
-    if len(open_ones) == 1:
-        return open_ones[0]
-    texts = [f"{'' if item.positive else 'not '}{item.symbol.text if item.symbol else '?'}" for item in open_ones]
-    varies = any(item.symbol is None or item.symbol.varies for item in open_ones)
-    return Truth(None, Symbol(f"({' or ' if is_or else ' and '}".join(texts) + ")", varies))
-
-
-def _compared(
-    run: Interpreter, left: ast.expr, comparison: ast.cmpop, right: ast.expr, state: State, test: ast.expr
-) -> Truth:
-    first, second = value(run, left, state), value(run, right, state)
-    negative = isinstance(comparison, ast.NotEq | ast.IsNot | ast.NotIn)
-    if isinstance(comparison, ast.Is | ast.IsNot):
-        if second == NOTHING and isinstance(
-            first, Model | Object | Items | Table | Tensor | Loader | Criterion | Batch
-        ):
-            return Truth(negative)
-        if isinstance(first, Const) and isinstance(second, Const):
-            return Truth((first == second) is not negative)
-    if isinstance(first, Const) and isinstance(second, Const) and type(comparison) in (*_COMPARE, ast.NotEq):
-        try:
-            if isinstance(comparison, ast.NotEq):
-                return Truth(first.data != second.data)
-            return Truth(bool(_COMPARE[type(comparison)](first.data, second.data)))
-        except TypeError:
-            return Truth(None, run.symbol(test))
-    if isinstance(comparison, ast.In | ast.NotIn) and isinstance(first, Const):
-        if isinstance(second, Items) and all(isinstance(part, Const) for part in second.parts):
-            return Truth((first in second.parts) is not negative)
-        if isinstance(second, Const) and isinstance(second.data, str) and isinstance(first.data, str):
-            return Truth((first.data in second.data) is not negative)
-    symbols = _symbol_of(first), _symbol_of(second)
-    if symbols[0] is None or symbols[1] is None:
-        return Truth(None, run.symbol(test))
-    word = {ast.NotEq: "Eq", ast.IsNot: "Eq", ast.Is: "Eq", ast.NotIn: "In"}.get(
-        type(comparison), type(comparison).__name__
-    )
-    symbol = Symbol(f"({symbols[0].text} {word} {symbols[1].text})", symbols[0].varies or symbols[1].varies)
-    assumed = state.assumed(symbol)
-    if assumed is None and word == "Eq" and isinstance(second, Const) and _is_other(state, symbols[0], second):
-        assumed = False
-    return Truth(None if assumed is None else assumed is not negative, symbol, not negative)
-
-
-def _is_other(state: State, symbol: Symbol, literal: Const) -> bool:
-    """Whether a path took a value to equal another literal: `mode == "freeze"` where it is "finetune"."""
-    start = f"({symbol.text} Eq "
-    for item in state.assumptions:
-        if item.holds and item.symbol.text.startswith(start):
-            try:
-                other = ast.literal_eval(item.symbol.text[len(start) : -1])
-            except (ValueError, SyntaxError):
-                continue
-            return type(other) is type(literal.data) and other != literal.data
-    return False
-
-
-def narrow(run: Interpreter, test: ast.expr, state: State, holds: bool) -> bool:
-    """Take into account what a condition says of the modules of a model; False: the branch need not be followed.
-
-    `if isinstance(m, nn.BatchNorm2d)` picks the norm layers of the modules that a loop goes over.
-    """
-    for item in run.names_in(test):
-        found = run.look_up(item.id, state)
-        if isinstance(found, SomeModules):
-            if not _NORM_WORDS.search(_words(test, run, state)):
-                continue
-            negative = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
-            if holds is negative:
-                return False
-            run.bind(item.id, replace(found, norms=True), state)
-        elif isinstance(found, SomeParameters) and found.is_name:
-            _pick_parameters(run, found, state)
-            return True
-        elif isinstance(found, Unknown) and found.symbol is not None:
-            # `classname = m.__class__.__name__; if "BatchNorm" in classname:`
-            here = run.frame.number
-            if here not in run.frames_with_modules:
-                continue
-            own = [
-                (key, kept) for key, kept in state.variables.items() if key[0] == here and isinstance(kept, SomeModules)
-            ]
-            if not own or not _NORM_WORDS.search(_words(test, run, state)):
-                continue
-            if not holds:
-                return False
-            for key, kept in own:
-                state.variables[key] = replace(kept, norms=True)
-    return True
-
-
-def _words(test: ast.expr, run: Interpreter, state: State) -> str:
-    """The words of a condition, with those behind a name that stands for several classes."""
-    words = ast.unparse(test)
-    for item in ast.walk(test):
-        if isinstance(item, ast.Name):
-            found = run.look_up(item.id, state)
-            if isinstance(found, Items):
-                words += " ".join(part.origin for part in found.parts if isinstance(part, Imported))
-            elif isinstance(found, Imported):
-                words += f" {found.origin}"
-    return words
-
-
-def _pick_parameters(run: Interpreter, name: SomeParameters, state: State) -> None:
-    """Only some of a model's parameters are meant under a condition on their names."""
-    for key, kept in list(state.variables.items()):
-        if isinstance(kept, SomeParameters) and kept.model == name.model and not kept.is_name:
-            state.variables[key] = replace(kept, some=True)

@@ -9,13 +9,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from bnlint.program import (
-    contexts,
-    events,
-    expressions,
-    library,
-    models,
-)
+from bnlint.program import building, contexts, events, expressions, library, models
+from bnlint.program.flow import Flow, alike
 from bnlint.program.repetition import Repetition, again, repetition
 from bnlint.program.state import State
 from bnlint.program.values import (
@@ -117,7 +112,7 @@ def invoke(
 
     `follow`: also one that seems to have nothing to do with models, batches and losses.
     """
-    from bnlint.program.interpreter import MOST_DEPTH, Flow, alike
+    from bnlint.program.interpreter import MOST_DEPTH
 
     body = function.node
     if isinstance(body, FunctionNode) and function.decorated and not as_context:
@@ -255,9 +250,9 @@ def _bind_parameters(
             is_open = run.entry and len(run.stack) == 2  # whoever calls it may pass another value
             value = Unknown(Symbol(f"{run.symbol(item).text}:{item.arg}")) if is_open or spread else default
             if is_open:
-                value = models.parameter(run, item.arg, item.annotation, item, state)
+                value = building.parameter(run, item.arg, item.annotation, item, state)
         else:
-            value = models.parameter(run, item.arg, item.annotation, item, state)
+            value = building.parameter(run, item.arg, item.annotation, item, state)
             if isinstance(value, Unknown) and library.is_loader_name(item.arg):
                 allocation = run.allocate(item, name=item.arg, is_parameter=True)
                 value = Loader(allocation, Size(Fraction(1), f"the batch of {item.arg}"))
@@ -330,7 +325,7 @@ def instantiate(
 ) -> Result:
     """An instance of a class of the program."""
     if run.classes.is_module(cls):
-        made = models.build(run, node, state, cls=cls, parts=(*given, *keywords.values()))
+        made = building.build(run, node, state, cls=cls, parts=(*given, *keywords.values()))
         if run.classes.method(cls, "training_step") is not None:
             run.emit(events.Managed(run.where(node), state.assumptions, "lightning", frozenset((made.allocation,))))
         return [(state, made)]

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
-from bnlint.program import contexts, elements, events, expressions, library
+from bnlint.program import conditions, contexts, elements, events, expressions, library, loops, operators
 from bnlint.program.classes import Classes
+from bnlint.program.flow import Flow, alike
+from bnlint.program.matching import condition_of
 from bnlint.program.module import Files, Module, origins_of
 from bnlint.program.repetition import Repetitions
 from bnlint.program.state import Mode, State, meet, one
 from bnlint.program.values import (
     NOTHING,
     Allocation,
-    Choice,
     ClassRef,
     Const,
     Function,
     Imported,
-    Items,
     Loader,
     Model,
     Size,
     SomeModules,
     Symbol,
     Table,
-    Tensor,
     Unknown,
     Value,
-    joined,
 )
 from bnlint.source.definitions import is_main_guard, is_model_name, last_name
 from bnlint.source.file import SourceFile
@@ -42,7 +40,6 @@ from bnlint.training.script.values import Known
 _EXITS = ("sys.exit", "exit", "quit", "os._exit")
 MOST_STEPS = 20_000  # statements that are followed
 MOST_DEPTH = 12  # calls of the program within each other
-MOST_UNROLLED = 4  # parts of a literal that a loop takes one by one
 
 Found = TypeVar("Found", bound=events.Event)
 
@@ -62,22 +59,6 @@ class Frame:
     outside: dict[str, Frame] = field(default_factory=dict)  # names declared global or nonlocal
     closes: bool = False  # whether it defines functions or classes, which may outlive it
     call: ast.AST | None = None  # what entered the function
-
-
-@dataclass
-class Flow:
-    """Where the paths through some statements lead."""
-
-    normal: list[State] = field(default_factory=list)
-    returned: list[tuple[State, Value]] = field(default_factory=list)
-    broken: list[State] = field(default_factory=list)
-    continued: list[State] = field(default_factory=list)
-
-    def add(self, other: Flow) -> None:
-        """Take over what leaves the statements other than at their end."""
-        self.returned += other.returned
-        self.broken += other.broken
-        self.continued += other.continued
 
 
 class Interpreter:
@@ -106,7 +87,7 @@ class Interpreter:
         self.phases: dict[tuple[ast.AST, str], ast.Constant] = {}  # the keys of mappings that are built one by one
         self.interesting: dict[ast.AST, bool] = {}  # functions that are worth entering
         self._names: dict[ast.expr, list[ast.Name]] = {}
-        self._tests: dict[ast.match_case, ast.expr | None] = {}
+        self.case_tests: dict[ast.match_case, ast.expr | None] = {}
         self._allocations: dict[tuple[object, ...], Allocation] = {}
 
     # Frames and names ----------------------------------------------------------------------------------
@@ -322,7 +303,7 @@ class Interpreter:
             case ast.AugAssign(target=target, op=operator, value=value):
                 before = expressions.value(self, target, state)
                 added = expressions.value(self, value, state)
-                self.store(target, expressions.binary(self, operator, before, added, node), state, node)
+                self.store(target, operators.binary(self, operator, before, added, node), state, node)
                 return Flow([state])
             case ast.Return(value=value):
                 if value is None:
@@ -331,9 +312,9 @@ class Interpreter:
             case ast.If():
                 return self._branch(node, state)
             case ast.For() | ast.AsyncFor():
-                return self._for(node, state)
+                return loops.follow_for(self, node, state)
             case ast.While():
-                return self._while(node, state)
+                return loops.follow_while(self, node, state)
             case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
                 return contexts.enter(self, items, body, state)
             case ast.Try() | ast.TryStar():
@@ -389,7 +370,7 @@ class Interpreter:
 
     def decided(self, test: ast.expr, state: State) -> list[tuple[State, bool]]:
         """The paths that a condition parts, each with what it decides."""
-        truth = expressions.truth(self, test, state)
+        truth = conditions.truth(self, test, state)
         if truth.known is not None:
             return [(state, truth.known)]
         symbol = truth.symbol or self.symbol(test)
@@ -399,7 +380,7 @@ class Interpreter:
         holds, fails = state.assume(symbol, truth.positive, test), state.assume(symbol, not truth.positive, test)
         made = []
         for branch, decision in ((holds, True), (fails, False)):
-            if expressions.narrow(self, test, branch, decision):
+            if conditions.narrow(self, test, branch, decision):
                 made.append((branch, decision))
         return made
 
@@ -418,7 +399,7 @@ class Interpreter:
         flow = Flow()
         left = [state]  # the paths on which no case matched so far
         for number, case in enumerate(cases):
-            test = self._test_of(subject, case)
+            test = condition_of(self, subject, case)
             unmatched: list[State] = []
             for before in left:
                 if test is None:
@@ -436,17 +417,6 @@ class Interpreter:
             left = meet(unmatched)
         flow.normal = meet([*flow.normal, *left])
         return flow
-
-    def _test_of(self, subject: ast.expr, case: ast.match_case) -> ast.expr | None:
-        """The condition that a case stands for, `phase == "val"` for `case "val"`; None for one that takes apart."""
-        if case not in self._tests:
-            test = _pattern_test(subject, case.pattern)
-            if test is not None and case.guard is not None:
-                test = ast.BoolOp(ast.And(), [test, case.guard])
-            if test is not None:
-                ast.fix_missing_locations(ast.copy_location(test, case.pattern))
-            self._tests[case] = test
-        return self._tests[case]
 
     def _try(self, node: ast.Try | ast.TryStar, state: State) -> Flow:
         before = state.copy()
@@ -474,98 +444,6 @@ class Interpreter:
         if node.value is not None:
             expressions.value(self, node.value, state)
         return self.yields[-1](state) if self.yields else [state]
-
-    # Loops ---------------------------------------------------------------------------------------------
-
-    def _for(self, node: ast.For | ast.AsyncFor, state: State) -> Flow:
-        iterable = expressions.value(self, node.iter, state)
-        elements.note_use(self, iterable, node)
-        if (
-            isinstance(iterable, Items)
-            and not isinstance(iterable, elements.Zipped)
-            and 0 < len(iterable.parts) <= MOST_UNROLLED
-        ):
-            return self._unrolled(node, iterable.parts, state)
-
-        def enter(entering: State) -> None:
-            self.store(node.target, elements.element_of(self, iterable, node), entering, node)
-
-        never_empty = elements.is_never_empty(iterable)
-        return self._loop(node, node.body, node.orelse, state, enter, never_empty=never_empty)
-
-    def _unrolled(self, node: ast.For | ast.AsyncFor, parts: tuple[Value, ...], state: State) -> Flow:
-        flow = Flow([state])
-        self.loops.append((node, len(self.stack)))
-        broken: list[State] = []
-        for part in parts:
-            self.pass_number += 1
-            for entering in flow.normal:
-                self.store(node.target, part, entering, node)
-            made = self.block(node.body, flow.normal)
-            flow.normal = meet([*made.normal, *made.continued])
-            flow.returned += made.returned
-            broken += made.broken
-        self.loops.pop()
-        return self._after_loop(node.orelse, flow, broken)
-
-    def _while(self, node: ast.While, state: State) -> Flow:
-        truth = expressions.truth(self, node.test, state)
-        if truth.known is False:
-            return self.block(node.orelse, [state])
-        never_empty = truth.known is True
-        endless = isinstance(node.test, ast.Constant) and never_empty
-        return self._loop(node, node.body, node.orelse, state, lambda _: None, never_empty=never_empty, endless=endless)
-
-    def _loop(
-        self,
-        node: ast.AST,
-        body: list[ast.stmt],
-        orelse: list[ast.stmt],
-        state: State,
-        enter: Callable[[State], None],
-        *,
-        never_empty: bool,
-        endless: bool = False,
-    ) -> Flow:
-        """A loop that runs any number of times: its first pass, and a second one from where the first ends.
-
-        An endless one is left by `break` alone.
-        """
-        symbol = self.symbol(node)
-        flow = Flow()
-        ends: list[State] = [] if never_empty else [state.assume(Symbol(f"{symbol.text}:empty"), True, node)]
-        broken: list[State] = []
-        self.loops.append((node, len(self.stack)))
-        entering = [state]
-        known = {state.signature}
-        for _ in range(3):
-            self.pass_number += 1
-            for item in entering:
-                enter(item)
-            made = self.block(body, [item.copy() for item in entering])
-            flow.returned += made.returned
-            broken += made.broken
-            reached = meet([*made.normal, *made.continued], self.most_paths)
-            if never_empty:
-                for item in reached:
-                    forget_growth(state, item)
-            ends += reached
-            entering = [item for item in reached if item.signature not in known]
-            known |= {item.signature for item in reached}
-            if not entering:
-                break
-        self.loops.pop()
-        flow.normal = [] if endless else meet(ends)
-        return self._after_loop(orelse, flow, broken)
-
-    def _after_loop(self, orelse: list[ast.stmt], flow: Flow, broken: list[State]) -> Flow:
-        if orelse and flow.normal:
-            made = self.block(orelse, flow.normal)
-            flow.normal = made.normal
-            flow.add(made)
-        if broken:
-            flow.normal = meet([*flow.normal, *broken])
-        return flow
 
     # Assignments ---------------------------------------------------------------------------------------
 
@@ -617,52 +495,3 @@ class Interpreter:
                     value = self.static(name, found[0])
                     if value is not None and not name.startswith("_"):
                         self.bind(name, value, state)
-
-
-def _pattern_test(subject: ast.expr, pattern: ast.pattern) -> ast.expr | None:
-    match pattern:
-        case ast.MatchValue(value=value):
-            return ast.Compare(subject, [ast.Eq()], [value])
-        case ast.MatchSingleton(value=constant):
-            return ast.Compare(subject, [ast.Is()], [ast.Constant(constant)])
-        case ast.MatchOr(patterns=patterns):
-            tests = [_pattern_test(subject, item) for item in patterns]
-            known = [item for item in tests if item is not None]
-            return ast.BoolOp(ast.Or(), known) if len(known) == len(tests) else None
-        case ast.MatchClass(cls=cls, patterns=[], kwd_patterns=[]):
-            return ast.Call(ast.Name("isinstance", ast.Load()), [subject, cls], [])
-        case ast.MatchAs(pattern=None, name=None):
-            return ast.Constant(True)
-    return None
-
-
-def alike(made: list[tuple[State, Value]]) -> list[tuple[State, Value]]:
-    """Paths that differ in nothing but the value are one path with a choice of values."""
-    if len(made) < 2:
-        return made
-    merged: list[tuple[State, Value]] = []
-    for state, value in made:
-        for number, (known, known_value) in enumerate(merged):
-            both = meet([known, state])
-            if len(both) == 1:
-                merged[number] = both[0], joined(known_value, value)
-                break
-        else:
-            merged.append((state, value))
-    return merged
-
-
-def forget_growth(before: State, after: State) -> None:
-    """Forget the rows of tensors that a loop's body changed: another pass may change them again."""
-    for key, value in after.variables.items():
-        known = before.variables.get(key)
-        if isinstance(value, Tensor | Size) and known is not None and known != value:
-            after.variables[key] = joined(known, value)
-
-
-def alternatives(value: Value) -> Iterator[Value]:
-    """The values that a choice is between."""
-    if isinstance(value, Choice):
-        yield from value.values
-    else:
-        yield value

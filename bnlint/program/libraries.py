@@ -8,16 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bnlint.program import (
-    elements,
-    events,
-    expressions,
-    functions,
-    library,
-    loaders,
-    models,
-    tensors,
-)
+from bnlint.program import building, elements, events, expressions, functions, library, loaders, models, tensors
 from bnlint.program.state import State
 from bnlint.program.values import (
     NOTHING,
@@ -167,14 +158,14 @@ def of_library(
             return [(state, Criterion(loss, node, reduction.data if isinstance(reduction, Const) else "mean"))]
         return [(state, compute_loss(run, Criterion(loss, node), node, given, keywords, state))]
     if library.is_evaluating_factory(origin):
-        return [(state, models.build(run, node, state, training=False, origin=origin))]
+        return [(state, building.build(run, node, state, training=False, origin=origin))]
     if library.is_model(origin):
-        return [(state, models.build(run, node, state, origin=origin))]
+        return [(state, building.build(run, node, state, origin=origin))]
     if library.is_container(origin) or library.is_layer(origin):
-        return [(state, models.build(run, node, state, origin=origin, parts=_flat(every)))]
+        return [(state, building.build(run, node, state, origin=origin, parts=_flat(every)))]
     if origin == "torch.hub.load":
         known = bool(given) and isinstance(given[0], Const) and str(given[0].data).startswith("pytorch/vision")
-        made = models.build(
+        made = building.build(
             run,
             node,
             state,

@@ -1,4 +1,4 @@
-"""Models: what a script does with them: builds, switches, freezes, calls, copies."""
+"""Models: what a script does with them: switches, freezes, calls, copies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bnlint.program import events, freezing, library, tensors
-from bnlint.program.classes import Layers, either
 from bnlint.program.state import Mode, State
 from bnlint.program.values import (
     Allocation,
@@ -28,7 +27,7 @@ from bnlint.program.values import (
     Value,
     models_in,
 )
-from bnlint.source.definitions import is_model_name, last_name
+from bnlint.source.definitions import is_model_name
 
 if TYPE_CHECKING:
     from bnlint.program.interpreter import Interpreter
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 NORMS = "*norms"
 FRAMEWORK_SETS = "its framework sets it"
 SWITCHES = ("train", "eval")
-_TRUNKS = re.compile(r"features?|backbone|encoder|body|trunk|layer[1-4]|blocks|(base|feature_extractor|cnn)(_\w+)?")
 _NORM_WORD = re.compile(r"norm|\bbn", re.I)
 # Methods that hand back the module that they are called on.
 CHAINED = frozenset(
@@ -163,200 +161,6 @@ def cannot_tell(run: Interpreter, allocation: Allocation, state: State, node: as
     for key in [key for key in state.modes if key[0] is allocation and key[1]]:
         del state.modes[key]
     state.modes[allocation, ""] = run.mode(None, node, explicit=False, why=why)
-
-
-# Building --------------------------------------------------------------------------------------------------
-
-
-def build(
-    run: Interpreter,
-    node: ast.Call,
-    state: State,
-    *,
-    training: bool | None = True,
-    cls: ClassRef | None = None,
-    origin: str = "",
-    parts: Sequence[Value] = (),
-    why: str = "",
-) -> Model:
-    """A model that a call constructs."""
-    kept = tuple(part for part in parts if isinstance(part, Model))
-    pretrained = _is_pretrained(node)
-    allocation = run.allocate(node, cls=cls, origin=origin, parts=kept, pretrained=pretrained)
-    if cls is not None:
-        if run.classes.is_managed(cls):
-            training, why = None, FRAMEWORK_SETS
-        elif _evaluates_itself(run, cls):
-            training = False
-    if training and kept:
-        training, why = _mode_of_parts(run, allocation, kept, state)
-    for key in [key for key in state.modes if key[0] is allocation]:
-        del state.modes[key]  # built anew in the next pass of a loop
-    state.frozen = frozenset(item for item in state.frozen if item.allocation is not allocation)
-    state.modes[allocation, ""] = run.mode(training, node, explicit=False, why=why)
-    if cls is not None:
-        _set_up(run, allocation, cls, state)
-    return Model(allocation)
-
-
-def _mode_of_parts(
-    run: Interpreter, allocation: Allocation, parts: Sequence[Model], state: State
-) -> tuple[bool | None, str]:
-    """The mode of a new module around others, which are in the mode that they were in."""
-    parts = [part for part in parts if layers_at(run, part).mode_dependent is not False]
-    modes = {mode_of(state, part).training for part in parts}
-    if modes <= {True}:
-        return True, ""
-    cls = allocation.cls
-    own = run.classes.layers(cls) if cls is not None else run.classes.layers_in(allocation.node, allocation.module)
-    if len(modes) == 1 and own.mode_dependent is False:
-        return modes.pop(), mode_of(state, parts[0]).why
-    return None, "its parts are not in one mode"
-
-
-def _is_pretrained(node: ast.Call) -> bool:
-    for keyword in node.keywords:
-        if keyword.arg in ("pretrained", "weights"):
-            return not (isinstance(keyword.value, ast.Constant) and keyword.value.value in (None, False))
-    return "from_pretrained" in last_name(node.func)
-
-
-def _evaluates_itself(run: Interpreter, cls: ClassRef) -> bool:
-    """Whether the constructor of a class ends with the model in evaluation mode."""
-    constructor = run.classes.method(cls, "__init__")
-    if constructor is None or isinstance(constructor.node, ast.Lambda):
-        return False
-    return any(
-        isinstance(item, ast.Call) and ast.unparse(item.func) in ("self.eval", "super().eval")
-        for item in ast.walk(constructor.node)
-    )
-
-
-def _set_up(run: Interpreter, allocation: Allocation, cls: ClassRef, state: State) -> None:
-    """What the constructor of a module class does to the modes of its parts, as far as it does so in any case."""
-    constructor = run.classes.method(cls, "__init__")
-    if constructor is None or isinstance(constructor.node, ast.Lambda):
-        return
-    given = _constants(constructor.node, allocation.node)
-    for item in _certain(run, cls, constructor.node.body, given, {constructor.node.name}):
-        found: tuple[str, ast.Call] | None = None
-        match item:
-            case ast.For(target=ast.Name(id=name), iter=ast.Call(func=ast.Attribute(value=owner, attr="modules"))):
-                found = _norms_in_evaluation(item, name, owner)
-            case ast.Expr(
-                value=ast.Call(func=ast.Attribute(value=ast.Attribute() as part, attr="eval"), args=[]) as call
-            ):
-                found = ast.unparse(part), call
-        if found is not None and found[0].startswith("self") and "(" not in found[0] and "[" not in found[0]:
-            where = replace(run.mode(False, found[1], explicit=True), module=constructor.module)
-            state.modes[allocation, found[0].removeprefix("self").removeprefix(".")] = where
-
-
-def _constants(constructor: ast.FunctionDef | ast.AsyncFunctionDef, call: ast.AST) -> dict[str, object]:
-    """The literals that a constructor gets for its parameters, by their names."""
-    names = [item.arg for item in (*constructor.args.posonlyargs, *constructor.args.args)]
-    defaults = constructor.args.defaults
-    given: dict[str, ast.expr] = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
-    if isinstance(call, ast.Call):
-        given |= dict(zip(names[1:], call.args, strict=False))
-        given |= {item.arg: item.value for item in call.keywords if item.arg is not None}
-    return {name: value.value for name, value in given.items() if isinstance(value, ast.Constant)}
-
-
-def _certain(
-    run: Interpreter, cls: ClassRef, body: Sequence[ast.stmt], given: dict[str, object], seen: set[str]
-) -> Iterator[ast.stmt]:
-    """The statements that run in any case, those of the methods that they call on `self` included."""
-    for statement in body:
-        match statement:
-            case ast.If(test=ast.Name(id=name)) if name in given:
-                inner = statement.body if given[name] else statement.orelse
-                yield from _certain(run, cls, inner, given, seen)
-            case ast.With(body=inner) | ast.Try(body=inner):
-                yield from _certain(run, cls, inner, given, seen)
-            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name))) if name not in seen:
-                method = run.classes.method(cls, name)
-                if method is not None and not isinstance(method.node, ast.Lambda):
-                    yield from _certain(run, cls, method.node.body, {}, seen | {name})
-        yield statement
-
-
-def _norms_in_evaluation(loop: ast.For, name: str, owner: ast.expr) -> tuple[str, ast.Call] | None:
-    """`for m in self.modules(): if isinstance(m, nn.BatchNorm2d): m.eval()`: whose norms, and the call."""
-    for item in ast.walk(loop):
-        match item:
-            case ast.If(test=test, body=body) if re.search(r"[Nn]orm", ast.unparse(test)):
-                for call in (inner for statement in body for inner in ast.walk(statement)):
-                    match call:
-                        case ast.Call(func=ast.Attribute(value=ast.Name(id=called), attr="eval")) if called == name:
-                            return f"{ast.unparse(owner)}{NORMS}", call
-    return None
-
-
-def layers_of(run: Interpreter, allocation: Allocation) -> Layers:
-    """The layers with a mode that a model has, as far as the program's code tells."""
-    if allocation.cls is not None:
-        own = run.classes.layers(allocation.cls)
-        handed_in = [layers_of(run, part.allocation) for part in allocation.parts if isinstance(part, Model)]
-        return either([own, *handed_in])
-    if allocation.is_parameter:
-        return Layers()
-    if allocation.parts and not isinstance(allocation.node, ast.Call):
-        return either([layers_of(run, part.allocation) for part in allocation.parts if isinstance(part, Model)])
-    if allocation.origin in ("copy", "average") and isinstance(allocation.parts[0], Model):
-        return layers_of(run, allocation.parts[0].allocation)
-    if allocation.origin and library.layers_of(allocation.origin, None) is not None:
-        found = library.layers_of(allocation.origin, allocation.node if isinstance(allocation.node, ast.Call) else None)
-        assert found is not None
-        inner = run.classes.layers_in(allocation.node, allocation.module)
-        handed_in = [layers_of(run, part.allocation) for part in allocation.parts if isinstance(part, Model)]
-        if library.is_container(allocation.origin):
-            given = allocation.node.args if isinstance(allocation.node, ast.Call) else []
-            is_open = not handed_in and any(isinstance(item, ast.Starred) for item in given)
-            return either([inner, *handed_in, *([Layers()] if is_open else [])])
-        return either([found, inner])
-    found = run.classes.layers_in(allocation.node, allocation.module)
-    return found if found.mode_dependent else Layers()
-
-
-def layers_at(run: Interpreter, model: Model) -> Layers:
-    """The layers of a model, or of a part of it."""
-    if not model.path:
-        return layers_of(run, model.allocation)
-    whole = layers_of(run, model.allocation)
-    if whole.mode_dependent is False:
-        return whole
-    cls = model.allocation.cls
-    if cls is None:
-        return _of_trunk(whole, model.path) if library.is_model(model.allocation.origin) else Layers()
-    first, _, rest = model.path.partition(".")
-    assigned = run.classes.assigned(cls, first)
-    if assigned is None or rest:
-        return Layers()
-    found = run.classes.layers_in(*assigned)
-    if not found.batch_norm and any(isinstance(item, ast.Starred) for item in ast.walk(assigned[0])):
-        return _of_trunk(whole, first)  # what is handed in was constructed elsewhere
-    return found
-
-
-def _of_trunk(whole: Layers, name: str) -> Layers:
-    """The layers of a part by its name: the features of a network with batch norm have some of its batch norms."""
-    return Layers(whole.batch_norm or None) if _TRUNKS.fullmatch(name) else Layers()
-
-
-def parameter(run: Interpreter, name: str, annotation: ast.expr | None, node: ast.AST, state: State) -> Value:
-    """What a function is handed by callers who are not known, by the name and the annotation of its parameter."""
-    words = "" if annotation is None else ast.unparse(annotation)
-    if name in ("self", "cls"):
-        return Unknown(run.symbol(node))
-    if is_model_name(name) or re.search(r"\bModule\b", words):
-        allocation = run.allocate(node, name=name, is_parameter=True)
-        if (allocation, "") not in state.modes:
-            state.modes[allocation, ""] = run.mode(
-                None, node, explicit=False, why=f"the caller sets the mode of {name}"
-            )
-        return Model(allocation)
-    return Unknown(Symbol(f"{run.symbol(node).text}:{name}"))
 
 
 # Attributes ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from bnlint.program import events, functions, library, models
+from bnlint.program import events, functions, library, model_layers, models
 from bnlint.program.classes import Layers
 from bnlint.program.evaluation import Evaluation, evaluations
 from bnlint.program.interpreter import Exhausted, Interpreter
@@ -92,7 +92,7 @@ class Program:
 
     def layers(self, model: Model) -> Layers:
         """Which layers with a mode a model has, or a part of it."""
-        return models.layers_at(self._run, model)
+        return model_layers.layers_at(self._run, model)
 
     def overrides_train(self, allocation: Allocation) -> bool:
         """Whether the class of a model has its own `train()`, which may leave parts of it in evaluation mode."""

@@ -6,6 +6,7 @@ import ast
 
 from bnlint.program.module import origins_of
 from bnlint.source.file import SourceFile
+from bnlint.source.names import bound_name, imported_names
 
 
 def nn_name(source: SourceFile) -> str | None:
@@ -23,18 +24,7 @@ def nn_name(source: SourceFile) -> str | None:
 
 def names_bound(tree: ast.AST) -> set[str]:
     """The names that a tree binds anywhere, other than by an import."""
-    found: set[str] = set()
-    for item in ast.walk(tree):
-        match item:
-            case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.arg(arg=name):
-                found.add(name)
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                found.add(name)
-            case ast.ExceptHandler(name=str() as name) | ast.MatchAs(name=str() as name):
-                found.add(name)
-            case ast.MatchStar(name=str() as name) | ast.MatchMapping(rest=str() as name):
-                found.add(name)
-    return found
+    return {name for item in ast.walk(tree) if (name := bound_name(item)) is not None}
 
 
 def new_name(tree: ast.AST, *names: str) -> str | None:
@@ -42,7 +32,7 @@ def new_name(tree: ast.AST, *names: str) -> str | None:
     used = names_bound(tree) | {item.id for item in ast.walk(tree) if isinstance(item, ast.Name)}
     for item in ast.walk(tree):
         if isinstance(item, ast.Import | ast.ImportFrom):
-            used |= {alias.asname or alias.name.partition(".")[0] for alias in item.names}
+            used.update(imported_names(item))
         elif isinstance(item, ast.Global | ast.Nonlocal):
             used |= set(item.names)
     return next((name for name in names if name not in used), None)

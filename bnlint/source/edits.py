@@ -13,6 +13,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 
 from bnlint.diagnostic import Applicability, Edit, Fix
+from bnlint.files import is_installed
 from bnlint.source.file import Positioned, SourceFile, display_path, line_starts
 
 Position = tuple[int, int]
@@ -52,7 +53,6 @@ POSITIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 _BLANK = (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
-_INSTALLED = frozenset(("site-packages", "dist-packages"))
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def fix_with(title: str, edits: Edit | Iterable[Edit] | None, *, safe: bool = Fa
     An edit of an installed package is none: the next installation would undo it.
     """
     found = (edits,) if isinstance(edits, Edit) else tuple(edits or ())
-    if not found or any(not _INSTALLED.isdisjoint(PurePath(edit.path).parts) for edit in found):
+    if not found or any(is_installed(edit.path) for edit in found):
         return Fix(title)
     safe = safe and not any(isinstance(edit, CommentLosingEdit) for edit in found)
     plain = tuple(Edit(edit.path, edit.start, edit.end, edit.text) for edit in found)

@@ -77,7 +77,7 @@ class Frame:
         if missing is None:
             try:
                 return self.evaluate(expression), None
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit) as error:  # the script's own code: it may raise anything, or end the run
                 missing = self.because(expression if statement is None else statement, error)
         return None, missing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from bnlint.diagnostic import Edit
@@ -20,6 +20,7 @@ from bnlint.source.edits import (
     replace_span,
 )
 from bnlint.source.file import SourceFile, display_path
+from bnlint.source.names import bound_name
 
 # What the arguments of a batch or instance norm are called in another norm; what has no word there is left out.
 _GROUP = MappingProxyType({"num_features": "num_channels", "eps": "eps", "affine": "affine"})
@@ -136,23 +137,12 @@ def _bound(tree: ast.Module) -> dict[str, str | None]:
     """By name, in whatever scope: what the imports of the file make of it; None where something else binds it too."""
     found: dict[str, str | None] = {}
     for node in ast.walk(tree):
-        match node:
-            case ast.Import() | ast.ImportFrom():
-                pairs = list(_imported(node))
-            case (
-                ast.Name(id=name, ctx=ast.Store() | ast.Del())
-                | ast.arg(arg=name)
-                | ast.FunctionDef(name=name)
-                | ast.AsyncFunctionDef(name=name)
-                | ast.ClassDef(name=name)
-                | ast.ExceptHandler(name=str() as name)
-                | ast.MatchAs(name=str() as name)
-                | ast.MatchStar(name=str() as name)
-                | ast.MatchMapping(rest=str() as name)
-            ):
-                pairs = [(name, None)]
-            case _:
-                continue
+        pairs: Iterable[tuple[str, str | None]]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            pairs = _imported(node)
+        else:
+            name = bound_name(node)
+            pairs = () if name is None else ((name, None),)
         for word, origin in pairs:
             found[word] = origin if found.get(word, origin) == origin else None
     return found

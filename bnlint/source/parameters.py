@@ -68,7 +68,7 @@ def _bind(inner: Frame, function: Function, name: str, default: ast.expr | None,
 
 def _bind_default(inner: Frame, function: Function, name: str, default: ast.expr | None) -> None:
     if default is not None and option_of(function, name) is None and inner.lacks(uses(default)) is None:
-        with contextlib.suppress(Exception, SystemExit):
+        with contextlib.suppress(Exception, SystemExit):  # the script's own code raises: it has no such default
             inner.names[name] = inner.evaluate(default)
             return
     known = _known(inner.request.script, function, name)
@@ -114,7 +114,7 @@ def _bind_self(outer: Frame, inner: Frame, name: str) -> None:
         return
     try:
         inner.names[name] = outer.evaluate(receiver)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # the script's own code: it may raise anything, or end the run
         inner.missing[name] = outer.because(call, error)
         return
     if isinstance(receiver, ast.Name) and receiver.id == outer.plan.body.self_name:

@@ -245,7 +245,7 @@ class Replay:
     def _truth(self, frame: Frame, test: ast.expr) -> bool | None:
         """Whether a condition holds: as it evaluates, else as far as the source tells."""
         if frame.lacks(uses(test)) is None and frame.refused(test) is None:
-            with contextlib.suppress(Exception, SystemExit):
+            with contextlib.suppress(Exception, SystemExit):  # the script's own code raises: then the source decides
                 return bool(frame.evaluate(test))
         constants = self.script.reading.constants
         scope = constants.index.scopes.get(frame.plan.body.function or self.script.source.tree)
@@ -358,7 +358,7 @@ class Replay:
         """Run a statement in the form that runs; why it raises, if it does."""
         try:
             frame.execute(run)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # the script's own code: it may raise anything, or end the run
             if frame.tries:
                 raise _Failed(error) from error
             return frame.because(statement, error)

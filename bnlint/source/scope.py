@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from bnlint.source.definitions import Function
+from bnlint.source.names import bound_name, imported_names
 
 
 def stores(target: ast.expr) -> Iterator[str]:
@@ -16,15 +17,11 @@ def stores(target: ast.expr) -> Iterator[str]:
 def binds(statement: ast.stmt) -> Iterator[str]:
     """The module-level names that a statement binds."""
     for node in _own_scope([statement]):
-        match node:
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                yield name
-            case ast.Import(names=names) | ast.ImportFrom(names=names):
-                yield from (alias.asname or alias.name.partition(".")[0] for alias in names)
-            case ast.Name(id=name, ctx=ast.Store()):
-                yield name
-            case ast.ExceptHandler(name=str() as name) | ast.MatchAs(name=str() as name):
-                yield name
+        name = bound_name(node)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imported_names(node)
+        elif name is not None and not (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Del)):
+            yield name
 
 
 def _own_scope(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
@@ -143,8 +140,8 @@ def _free_names(function: Function | ast.Lambda) -> set[str]:
                 loaded |= needs([node]) | needs_later(node)
             case ast.Name(id=name):
                 (local if isinstance(node.ctx, ast.Store) else loaded).add(name)
-            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
-                local |= {alias.asname or alias.name.partition(".")[0] for alias in aliases}
+            case ast.Import() | ast.ImportFrom():
+                local.update(imported_names(node))
             case ast.ExceptHandler(name=str() as name):
                 local.add(name)
                 pending += ast.iter_child_nodes(node)

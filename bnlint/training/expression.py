@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import operator
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bnlint.training.operands import (
+    MAX_BITS,
+    MAX_SIZE,
+    MAX_TEXT,
+    SCALARS,
+    Unreadable,
+    bindings,
+    distinct,
+    formatted,
+    is_huge,
+    is_true,
+    key_of,
+    known_items,
+    largest_number,
+    pair_of,
+    quoted,
+    scalar_of,
+    size_of,
+    typed,
+)
 from bnlint.training.value import Unknown, Value
 
 MAX_STEPS = 100_000
 MAX_DEPTH = 100
-MAX_BITS = 4_096  # of an integer
-MAX_TEXT = 100_000  # characters
-MAX_SIZE = 100_000  # values in a collection, those in its items included
 MAX_RANGE = 10_000
 
 Lookup = Callable[[str], Value | None]
 At = Callable[[ast.expr], Value]
 
-_SCALARS = (str, int, float, type(None))
 _DEEP = "a value nested too deeply"
-_SHOWN = 200  # source columns of an expression that can be quoted in a message
 _CHARACTERS_A_STEP = 64
-_LONGEST_NUMBER = 1_300  # characters of an integer of MAX_BITS, more than any float has
 _MOST_ROUNDED = 100  # round(1, -10**9) computes 10**10**9
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -74,14 +86,6 @@ class Budget:
     steps: int = MAX_STEPS
 
 
-class _Unreadable(Exception):
-    """The value that is asked for cannot be known; `text` says because of what."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-
 def evaluate(node: ast.expr, lookup: Lookup, at: At, budget: Budget | None = None) -> Value:
     """The value of an expression; its data is `Unknown` where only the running program could tell it.
 
@@ -105,15 +109,15 @@ class _Evaluator:
         """The value of a node; one that cannot be known becomes `Unknown` here and harms nothing around it."""
         try:
             return self._made(node, depth)
-        except _Unreadable as error:
+        except Unreadable as error:
             return replace(self.at(node), data=Unknown(error.text))
         except (ArithmeticError, TypeError, ValueError, LookupError):  # what the running program would raise as well
-            return replace(self.at(node), data=Unknown(_text(node)))
+            return replace(self.at(node), data=Unknown(quoted(node)))
 
     def _made(self, node: ast.expr, depth: int) -> Value:
         self._step(node)
         if depth >= MAX_DEPTH:
-            raise _Unreadable(_DEEP)
+            raise Unreadable(_DEEP)
         match node:
             case ast.Constant():
                 return self._of(node, node.value)
@@ -122,22 +126,22 @@ class _Evaluator:
             case ast.List() | ast.Tuple():
                 return self._sequence(node, self._items(node.elts, depth))
             case ast.Set():
-                return self._sequence(node, _distinct(self._items(node.elts, depth)))
+                return self._sequence(node, distinct(self._items(node.elts, depth)))
             case ast.Dict():
                 return self._mapping(node, self._entries(node, depth))
             case ast.ListComp() | ast.GeneratorExp():
                 return self._sequence(node, self._comprehended(node, depth))
             case ast.SetComp():
-                return self._sequence(node, _distinct(self._comprehended(node, depth)))
+                return self._sequence(node, distinct(self._comprehended(node, depth)))
             case ast.DictComp():
                 scopes = self._scopes(node.generators, depth)
                 return self._mapping(
                     node,
-                    {_key(scope.value(node.key, depth + 1)): scope.value(node.value, depth + 1) for scope in scopes},
+                    {key_of(scope.value(node.key, depth + 1)): scope.value(node.value, depth + 1) for scope in scopes},
                 )
             case ast.UnaryOp():
                 operand = self._readable(node.operand, depth)
-                data = _is_true(operand) if isinstance(node.op, ast.Not) else _scalar(node, operand)
+                data = is_true(operand) if isinstance(node.op, ast.Not) else scalar_of(node, operand)
                 return self._of(node, _UNARY[type(node.op)](data))
             case ast.BinOp():
                 return self._binary(node, depth)
@@ -153,7 +157,7 @@ class _Evaluator:
                 return self._part(node, depth)
             case ast.Call():
                 return self._call(node, depth)
-        raise _Unreadable(_text(node))
+        raise Unreadable(quoted(node))
 
     # Bounds --------------------------------------------------------------------------------------------------
 
@@ -167,55 +171,55 @@ class _Evaluator:
 
     def _of(self, node: ast.expr, data: Any) -> Value:
         """A scalar, in bounds."""
-        if not isinstance(data, _SCALARS) or (isinstance(data, int) and data.bit_length() > MAX_BITS):
-            raise _Unreadable(_text(node))
+        if not isinstance(data, SCALARS) or (isinstance(data, int) and data.bit_length() > MAX_BITS):
+            raise Unreadable(quoted(node))
         if isinstance(data, str) and len(data) > MAX_TEXT:
-            raise _Unreadable(f"a text of {len(data)} characters")
+            raise Unreadable(f"a text of {len(data)} characters")
         self._step(node, len(data) // _CHARACTERS_A_STEP if isinstance(data, str) else 0)
         return replace(self.at(node), data=data)
 
     def _sequence(self, node: ast.expr, items: Sequence[Value]) -> Value:
         self._step(node, len(items))
         data = (*items,)  # a new one: tuple(items), x[:], x + () and x * 1 are x itself, which a change would reach
-        return replace(self.at(node), data=data, size=_size(items))
+        return replace(self.at(node), data=data, size=size_of(items))
 
     def _mapping(self, node: ast.expr, entries: dict[Any, Value], tag: str | None = None) -> Value:
         self._step(node, len(entries))
-        return replace(self.at(node), data=entries, size=_size(entries.values()), tag=tag)
+        return replace(self.at(node), data=entries, size=size_of(entries.values()), tag=tag)
 
     # Names and parts -----------------------------------------------------------------------------------------
 
     def _name(self, node: ast.Name) -> Value:
         value = self.lookup(node.id)
         if value is None:
-            raise _Unreadable(node.id)
+            raise Unreadable(node.id)
         return value
 
     def _readable(self, node: ast.expr, depth: int) -> Value:
         value = self.value(node, depth + 1)
         if isinstance(value.data, Unknown):
-            raise _Unreadable(value.data.text)
+            raise Unreadable(value.data.text)
         return value
 
     def _part(self, node: ast.Attribute | ast.Subscript, depth: int) -> Value:
         value = self.value(node.value, depth + 1)
         if isinstance(value.data, Unknown):  # `os.environ["RANK"]` says more than `os`
-            raise _Unreadable(_text(node))
+            raise Unreadable(quoted(node))
         if isinstance(node, ast.Attribute):
             if not isinstance(value.data, dict):
-                raise _Unreadable(_text(node))
-            return _typed(value.data[node.attr])
+                raise Unreadable(quoted(node))
+            return typed(value.data[node.attr])
         if isinstance(node.slice, ast.Slice):
             bounds = [self._bound(bound, depth) for bound in (node.slice.lower, node.slice.upper, node.slice.step)]
             if isinstance(value.data, str):
                 return self._of(node, value.data[slice(*bounds)])
             if not isinstance(value.data, tuple):
-                raise _Unreadable(_text(node))
+                raise Unreadable(quoted(node))
             return self._sequence(node, value.data[slice(*bounds)])
         index = self._readable(node.slice, depth).data
         if isinstance(value.data, str):
             return self._of(node, value.data[index])
-        return _typed(value.data[index])
+        return typed(value.data[index])
 
     def _bound(self, node: ast.expr | None, depth: int) -> Any:
         return None if node is None else self._readable(node, depth).data
@@ -238,13 +242,13 @@ class _Evaluator:
                 entries.update(self._unpacked(item, depth))
                 continue
             name = self._readable(key, depth)
-            entries[_key(name)] = replace(self.value(item, depth + 1), key_span=self.at(key).span)
+            entries[key_of(name)] = replace(self.value(item, depth + 1), key_span=self.at(key).span)
         return entries
 
     def _unpacked(self, node: ast.expr, depth: int) -> dict[Any, Value]:
         value = self._readable(node, depth)
         if not isinstance(value.data, dict):
-            raise _Unreadable(_text(node))
+            raise Unreadable(quoted(node))
         return value.data
 
     def _iterated(self, node: ast.expr, depth: int) -> Sequence[Value]:
@@ -253,7 +257,7 @@ class _Evaluator:
             return value.data
         if isinstance(value.data, dict | str):
             return [replace(value, data=item, size=1) for item in value.data]
-        raise _Unreadable(_text(node))
+        raise Unreadable(quoted(node))
 
     def _comprehended(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp, depth: int) -> list[Value]:
         return [scope.value(node.elt, depth + 1) for scope in self._scopes(node.generators, depth)]
@@ -266,7 +270,7 @@ class _Evaluator:
         first, *rest = generators
         for item in self._iterated(first.iter, depth):
             self._step(first.iter)
-            scope = self._with(_bindings(first.target, item))
+            scope = self._with(bindings(first.target, item))
             if all(scope._truth(test, depth) for test in first.ifs):
                 yield from scope._scopes(rest, depth + 1)
 
@@ -286,26 +290,26 @@ class _Evaluator:
             one, other, left = other, one, right
         if isinstance(node.op, ast.Mult) and isinstance(one, tuple | str):
             if not isinstance(other, int) or other * max(left.size, len(one)) > MAX_SIZE:
-                raise _Unreadable(_text(node))
+                raise Unreadable(quoted(node))
             return self._of(node, one * other) if isinstance(one, str) else self._sequence(node, one * other)
         if isinstance(node.op, ast.Mod) and isinstance(one, str):
-            return self._of(node, _formatted(node, one, right))
-        if not isinstance(one, _SCALARS) or not isinstance(other, _SCALARS):
-            raise _Unreadable(_text(node))
-        if isinstance(one, int) and isinstance(other, int) and _is_huge(node.op, one, other):
-            raise _Unreadable(_text(node))
+            return self._of(node, formatted(node, one, right))
+        if not isinstance(one, SCALARS) or not isinstance(other, SCALARS):
+            raise Unreadable(quoted(node))
+        if isinstance(one, int) and isinstance(other, int) and is_huge(node.op, one, other):
+            raise Unreadable(quoted(node))
         return self._of(node, _BINARY[type(node.op)](one, other))
 
     def _boolean(self, node: ast.BoolOp, depth: int) -> Value:
         value = self._readable(node.values[0], depth)
         for item in node.values[1:]:
-            if _is_true(value) == isinstance(node.op, ast.Or):
+            if is_true(value) == isinstance(node.op, ast.Or):
                 break
             value = self._readable(item, depth)
         return value
 
     def _truth(self, node: ast.expr, depth: int) -> bool:
-        return _is_true(self._readable(node, depth))
+        return is_true(self._readable(node, depth))
 
     def _compared(self, node: ast.Compare, depth: int) -> bool:
         left = self._readable(node.left, depth)
@@ -319,12 +323,12 @@ class _Evaluator:
     def _holds(self, node: ast.Compare, operation: ast.cmpop, left: Value, right: Value) -> bool:
         if isinstance(operation, ast.Is | ast.IsNot):
             if left.data is not None and right.data is not None:
-                raise _Unreadable(_text(node))
+                raise Unreadable(quoted(node))
             return (left.data is right.data) == isinstance(operation, ast.Is)
         if isinstance(left.data, dict) or (
             isinstance(right.data, dict) and not isinstance(operation, ast.In | ast.NotIn)
         ):
-            raise _Unreadable(_text(node))
+            raise Unreadable(quoted(node))
         return _COMPARISONS[type(operation)](self._plain(node, left), self._plain(node, right))
 
     def _plain(self, node: ast.expr, value: Value) -> Any:
@@ -333,7 +337,7 @@ class _Evaluator:
             self._step(node, len(value.data) // _CHARACTERS_A_STEP)
         if isinstance(value.data, tuple):
             self._step(node, len(value.data))
-            return [_scalar(node, item) for item in value.data]
+            return [scalar_of(node, item) for item in value.data]
         return value.data.keys() if isinstance(value.data, dict) else value.data
 
     def _joined(self, node: ast.JoinedStr, depth: int) -> str:
@@ -342,13 +346,13 @@ class _Evaluator:
             if isinstance(part, ast.FormattedValue):
                 data = self._readable(part.value, depth).data
                 spec = "" if part.format_spec is None else self._readable(part.format_spec, depth).data
-                if not isinstance(data, _SCALARS) or _largest_number(spec) > MAX_TEXT:
-                    raise _Unreadable(_text(node))
+                if not isinstance(data, SCALARS) or largest_number(spec) > MAX_TEXT:
+                    raise Unreadable(quoted(node))
                 text += format(_CONVERSIONS[part.conversion](data), spec)
             else:
                 text += self._readable(part, depth).data
             if len(text) > MAX_TEXT:
-                raise _Unreadable(_text(node))
+                raise Unreadable(quoted(node))
         return text
 
     # Calls ---------------------------------------------------------------------------------------------------
@@ -361,7 +365,7 @@ class _Evaluator:
             return self._function(name, node, depth)
         made = _made_object(node.func)
         if made is None or not node.keywords:
-            raise _Unreadable(_text(node))
+            raise Unreadable(quoted(node))
         return self._mapping(node, self._keywords(node, depth), tag=made)
 
     def _keywords(self, node: ast.Call, depth: int) -> dict[Any, Value]:
@@ -372,8 +376,8 @@ class _Evaluator:
             if isinstance(argument.data, dict):
                 entries.update(argument.data)
             else:
-                pairs = [_pair(item) for item in _known_items(argument)]
-                entries.update({_key(key): item for key, item in pairs})
+                pairs = [pair_of(item) for item in known_items(argument)]
+                entries.update({key_of(key): item for key, item in pairs})
         for keyword in node.keywords:
             if keyword.arg is None:
                 entries.update(self._unpacked(keyword.value, depth))
@@ -392,137 +396,37 @@ class _Evaluator:
     def _function(self, name: str, node: ast.Call, depth: int) -> Value:
         if name in ("list", "tuple", "set"):
             items = [item for argument in node.args[:1] for item in self._iterated(argument, depth)]
-            return self._sequence(node, _distinct(items) if name == "set" else items)
+            return self._sequence(node, distinct(items) if name == "set" else items)
         arguments = self._items(node.args, depth)
         for argument in arguments:
             if isinstance(argument.data, Unknown):
-                raise _Unreadable(argument.data.text)
+                raise Unreadable(argument.data.text)
         if name == "bool":
-            return self._of(node, any(map(_is_true, arguments)))
+            return self._of(node, any(map(is_true, arguments)))
         if name == "len" or len(arguments) == 1:
             plain = [self._plain(node, argument) for argument in arguments]
         else:
-            plain = [_scalar(node, argument) for argument in arguments]
+            plain = [scalar_of(node, argument) for argument in arguments]
         if name == "range":
             return self._range(node, range(*plain))
-        if (name in _OF_SCALARS and not isinstance(plain[0], _SCALARS)) or (
+        if (name in _OF_SCALARS and not isinstance(plain[0], SCALARS)) or (
             name == "round" and len(plain) > 1 and abs(plain[1]) > _MOST_ROUNDED
         ):
-            raise _Unreadable(_text(node))
+            raise Unreadable(quoted(node))
         return self._of(node, _FUNCTIONS[name](*plain))
 
     def _range(self, node: ast.Call, rounds: range) -> Value:
         if len(rounds) > MAX_RANGE:
-            raise _Unreadable(_text(node))
+            raise Unreadable(quoted(node))
         place = self.at(node)
         return self._sequence(node, [replace(place, data=number) for number in rounds])
-
-
-def _text(node: ast.expr) -> str:
-    """An expression as a message quotes it; the source columns tell what is too long to be written out."""
-    suffix = ""
-    while isinstance(node, ast.Call) and not _is_short(node):
-        node, suffix = node.func, "(...)"
-    with contextlib.suppress(RecursionError):
-        if _is_short(node):
-            return ast.unparse(node) + suffix
-    return "a value that is worked out"
-
-
-def _is_short(node: ast.expr) -> bool:
-    return node.end_lineno == node.lineno and (node.end_col_offset or 0) - node.col_offset <= _SHOWN
-
-
-def _typed(value: Any) -> Value:
-    if not isinstance(value, Value):  # a subscript of a number
-        raise _Unreadable("a part of a plain value")
-    return value
-
-
-def _size(items: Iterable[Value]) -> int:
-    size = 1 + sum(item.size for item in items)
-    if size > MAX_SIZE:
-        raise _Unreadable(f"a collection of more than {MAX_SIZE} values")
-    return size
-
-
-def _key(value: Value) -> Any:
-    if isinstance(value.data, dict | tuple | Unknown):
-        raise _Unreadable("a mapping with a key that is no plain value")
-    return value.data
-
-
-def _distinct(items: Sequence[Value]) -> list[Value]:
-    found: dict[Any, Value] = {}
-    for item in items:
-        found.setdefault(item.data, item)
-    return list(found.values())
-
-
-def _known_items(value: Value) -> Sequence[Value]:
-    if not isinstance(value.data, tuple):
-        raise _Unreadable(value.data.text if isinstance(value.data, Unknown) else "a value that is no mapping")
-    return value.data
-
-
-def _pair(value: Value) -> tuple[Value, Value]:
-    key, item = _known_items(value)
-    return key, item
-
-
-def _bindings(target: ast.expr, value: Value) -> dict[str, Value]:
-    if isinstance(target, ast.Name):
-        return {target.id: value}
-    if not isinstance(target, ast.Tuple | ast.List):
-        raise _Unreadable(_text(target))
-    bound: dict[str, Value] = {}
-    for part, item in zip(target.elts, _known_items(value), strict=True):
-        bound.update(_bindings(part, item))
-    return bound
-
-
-def _is_true(value: Value) -> bool:
-    return bool(value.data)
-
-
-def _scalar(node: ast.expr, value: Value) -> Any:
-    if not isinstance(value.data, _SCALARS):
-        raise _Unreadable(_text(node))
-    return value.data
-
-
-def _is_huge(operation: ast.operator, one: int, other: int) -> bool:
-    if isinstance(operation, ast.Pow):
-        return other > 0 and max(one.bit_length(), 1) * other > MAX_BITS and abs(one) > 1
-    return isinstance(operation, ast.LShift) and other > MAX_BITS
-
-
-def _largest_number(text: str) -> int:
-    """The largest number in a format: its width or precision."""
-    return max((int(digits[:9]) for digits in re.findall(r"\d+", text)), default=0)
-
-
-def _formatted(node: ast.expr, template: str, value: Value) -> str:
-    items: Sequence[Value] = (value,)
-    if isinstance(value.data, dict):
-        items = tuple(value.data.values())
-    elif isinstance(value.data, tuple):
-        items = value.data
-    plain = [_scalar(node, item) for item in items]
-    longest = max((len(item) for item in plain if isinstance(item, str)), default=0)
-    width = _LONGEST_NUMBER + longest + _largest_number(template)
-    if "*" in template or template.count("%") * width > MAX_TEXT * 10:
-        raise _Unreadable(_text(node))
-    if isinstance(value.data, dict):
-        return str(template % dict(zip(value.data, plain, strict=True)))
-    return str(template % (tuple(plain) if isinstance(value.data, tuple) else plain[0]))
 
 
 def _made_object(function: ast.expr) -> str | None:
     """The class that a call makes an object of, by its name's capital; `L(builder)(...)` is LazyConfig's form."""
     if isinstance(function, ast.Call):
-        return _text(function.args[0]) if len(function.args) == 1 and not function.keywords else None
+        return quoted(function.args[0]) if len(function.args) == 1 and not function.keywords else None
     if not isinstance(function, ast.Name | ast.Attribute):
         return None
-    name = _text(function)
+    name = quoted(function)
     return name if name.rpartition(".")[2].lstrip("_")[:1].isupper() else None

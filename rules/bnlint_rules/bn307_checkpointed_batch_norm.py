@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, Layer, NormCall, NotChecked, Rule, Severity, Valid, listed
+from bnlint.api import (
+    Context,
+    Diagnostic,
+    Fix,
+    Invalid,
+    Layer,
+    NormCall,
+    NotChecked,
+    Rule,
+    Severity,
+    Valid,
+    is_installed,
+    listed,
+)
 
 
 class CheckpointedBatchNorm(Rule):
@@ -429,7 +442,7 @@ model = build()
         layers = [call.layer for call in calls.values()]
         first, momentum = next(iter(calls.values())), layers[0].momentum or 0.0
         spans = [call.checkpoint.span for call in calls.values() if call.checkpoint and call.checkpoint.span]
-        own = [span for span in dict.fromkeys(spans) if "site-packages" not in span.path]
+        own = [span for span in dict.fromkeys(spans) if not is_installed(span.path)]
         place = own[0] if own else first.span
         many = len(layers) > 1
         yield self.diagnostic(

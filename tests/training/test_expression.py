@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from bnlint.diagnostic import Span
 from bnlint.errors import ConfigurationError
-from bnlint.training.expression import MAX_SIZE, Budget, evaluate
+from bnlint.training.expression import Budget, evaluate
+from bnlint.training.operands import MAX_SIZE
 from bnlint.training.value import Unknown, Value
 
 NAMES = {
