@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +19,20 @@ from bnlint.graph import live
 from bnlint.graph.build import Built
 from bnlint.graph.capture import Capture
 from bnlint.graph.inputs import ModelInputs
-from bnlint.linter import found_by, is_ignored_in, run_diagnostic, unsuppressed, with_severity
+from bnlint.linter import found_by, run_diagnostic, unsuppressed, with_severity
 from bnlint.options import Options
 from bnlint.page import page_of
-from bnlint.registry import Loaded, is_selected, known_words, load_rules, own_codes, select
+from bnlint.registry import Loaded, is_selected, load_rules, own_codes, select
 from bnlint.report.report import Report, TargetResult
 from bnlint.scripts import ScriptFindings, check_script, is_about_script
 from bnlint.source.file import SourceFile, display_path
-from bnlint.source.suppressions import Suppressions
 from bnlint.steps import step_recorder
 from bnlint.target import LoadedTarget, NothingToCheck, load_targets
 from bnlint.training.config import TrainingConfig
 from bnlint.training.detect import is_python_configuration, is_training_file
 from bnlint.training.documents import DATA_SUFFIXES
 from bnlint.training.facts import Facts, facts_of, read_inputs, resolve, stated_model
-from bnlint.training.yaml import read_text
+from bnlint.useless_comments import SeenFile, useless_in_training_files
 
 if TYPE_CHECKING:
     from bnlint.graph.model_graph import ModelGraph
@@ -100,47 +99,12 @@ def _with_files(result: TargetResult, facts: Facts, options: Options, loaded: Se
         context = Context(None, facts.config, _source_reader())
         conflicts = (replace(with_severity(item, options), target=target) for item in facts.conflicts)
         found += unsuppressed(conflicts, context, options)
-    if is_selected(page_of("BN905"), options):
-        shown = (path for path in _data_files(facts.config) if not is_ignored_in(path, page_of("BN905"), options))
-        for path in shown:
-            found += _useless_comments(Suppressions.of_data(read_text(path)), path, target, options, loaded)
+    found += useless_in_training_files(facts.config, target, options, loaded)
     return _with_diagnostics(replace(result, notes=(*facts.config.notes, *result.notes)), found)
 
 
-def _data_files(config: TrainingConfig) -> list[Path]:
-    """The YAML files that facts come from. Whether a comment in one is unused, one model alone cannot tell."""
-    spans = (source.span for source in config.sources.values())
-    paths = dict.fromkeys(Path(span.path) for span in spans if span is not None)
-    return [path for path in paths if path.suffix.lower() in DATA_SUFFIXES]
-
-
-def _useless_comments(
-    suppressions: Suppressions, path: Path, target: str, options: Options, loaded: Sequence[Loaded]
-) -> Iterator[Diagnostic]:
-    """BN905 for comments that can suppress nothing: of a wrong form, or with the name of no rule."""
-    for line, problem in suppressions.problems:
-        message = f"this comment suppresses nothing: {problem}"
-        yield _comment_finding(path, line, message, target, options)
-    known = known_words() | {word.casefold() for item in loaded for word in (item.code, item.name)}
-    for item in suppressions.items:
-        for rule in item.rules:
-            own = rule.casefold().startswith("bn") or not any(letter.isdigit() for letter in rule)
-            if own and rule.casefold() not in known:  # the code of another package may be installed elsewhere
-                message = f"{rule} is no installed rule: nothing is ignored"
-                yield _comment_finding(path, item.line, message, target, options)
-
-
-def _comment_finding(path: Path, line: int, message: str, target: str, options: Options) -> Diagnostic:
-    return replace(
-        with_severity(run_diagnostic("BN905", message), options),
-        target=target,
-        location=Span(display_path(path), line),
-        fix=Fix("Remove it from the comment"),
-    )
-
-
 def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Facts) -> Iterator[TargetResult]:
-    seen = _SeenFile(loaded, options)
+    seen = SeenFile(loaded, options)
     pending: TargetResult | None = None
     files_said = False  # once, not for every model
     try:
@@ -171,7 +135,7 @@ def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Fa
         yield _with_diagnostics(pending, [*script.shown, *seen.unused_suppressions(pending.target)])
 
 
-def _unused_step(spec: str, options: Options, seen: _SeenFile) -> list[NotChecked]:
+def _unused_step(spec: str, options: Options, seen: SeenFile) -> list[NotChecked]:
     """Say that the step of the settings lies in this file and was run for none of its models."""
     file, own = None if options.step is None else split_file(options.step), split_file(spec)
     if file is None or own is None or seen.stepped or Path(file[0]).resolve() != Path(own[0]).resolve():
@@ -181,7 +145,7 @@ def _unused_step(spec: str, options: Options, seen: _SeenFile) -> list[NotChecke
 
 
 def _script(
-    spec: str, options: Options, loaded: Sequence[Loaded], training: TrainingConfig, seen: _SeenFile
+    spec: str, options: Options, loaded: Sequence[Loaded], training: TrainingConfig, seen: SeenFile
 ) -> ScriptFindings:
     """What the rules about scripts find in the file of a target."""
     file = split_file(spec)
@@ -211,7 +175,7 @@ def _check_item(
     options: Options,
     loaded: Sequence[Loaded],
     training: TrainingConfig,
-    seen: _SeenFile,
+    seen: SeenFile,
 ) -> TargetResult | None:
     if isinstance(item, NothingToCheck):
         return None
@@ -264,12 +228,12 @@ def _captured(
     return other, (f"the stated input does not fit {name} and was not used for it; state one with --input {name}=...",)
 
 
-def _milder(result: TargetResult, spec: str, options: Options, seen: _SeenFile) -> TargetResult:
+def _milder(result: TargetResult, spec: str, options: Options, seen: SeenFile) -> TargetResult:
     """What nobody asked for and bnlint could not check: information, unless it is all that a named file has.
 
     A severity that the user sets still raises it.
     """
-    severity = Severity.INFO if seen.checked or spec in options.found_in_folders else Severity.WARNING
+    severity = Severity.INFO if seen.checked or options.found_in_folder else Severity.WARNING
     milder = (
         with_severity(replace(item, severity=severity), options) if item.code in ("BN901", "BN903") else item
         for item in result.diagnostics
@@ -389,56 +353,6 @@ def _named_input(target: LoadedTarget, model: nn.Module, options: Options) -> st
     """The name in `--input Name=...` that means this target: its own, its object's or its class's."""
     names = (target.name, target.name.rpartition(":")[2], target.class_name, type(model).__name__)
     return next((name for name in names if name in options.named_inputs), None)
-
-
-@dataclass
-class _SeenFile:
-    """What the targets of one file have shown together: only then is a suppression known to be unused."""
-
-    loaded: Sequence[Loaded]
-    options: Options
-    complete: bool = True
-    checked: bool = False
-    source: SourceFile | None = None
-
-    def __post_init__(self) -> None:
-        self._findings: list[tuple[str, str, Span | None]] = []
-        self._silent: set[str] = set()
-        self.contexts: list[Context] = []
-        self.stepped = False  # whether the training step that the settings name was that of a model
-
-    def add_script(self, source: SourceFile, script: ScriptFindings) -> None:
-        self.source = source
-        self._findings += [(item.code, item.name, item.location) for item in script.found]
-        self._silent.update(item.code for item in script.not_checked)
-
-    def add(self, target: LoadedTarget, result: TargetResult, found: Iterable[Diagnostic]) -> None:
-        if target.explicit or result.status != "traced":
-            self.complete = False  # the file may hold other models, and what was not run may have a finding
-        self.checked = self.checked or result.status != "modules"
-        self.source = target.source
-        self._findings += [(item.code, item.name, item.location) for item in found]
-        self._silent.update(item.code for item in result.not_checked)
-        self._silent.update(str(item.data["rule"]) for item in found if item.code == "BN904")
-
-    def unused_suppressions(self, target: str) -> Iterator[Diagnostic]:
-        """BN905 for each rule in a comment that ran on every model of the file and found nothing there."""
-        page = page_of("BN905")
-        if self.source is None or not is_selected(page, self.options):
-            return
-        if is_ignored_in(self.source.path, page, self.options):
-            return
-        suppressions = Suppressions.of(self.source)
-        yield from _useless_comments(suppressions, self.source.path, target, self.options, self.loaded)
-        if not self.complete:
-            return
-        ran = {
-            word.casefold() for item in self.loaded if item.code not in self._silent for word in (item.code, item.name)
-        }
-        for item, rule in suppressions.unused(self._findings):
-            if rule.casefold() in ran:
-                message = f"{rule} finds nothing here, so ignoring it has no use"
-                yield _comment_finding(self.source.path, item.line, message, target, self.options)
 
 
 def check(

@@ -17,9 +17,9 @@ from bnlint import __version__
 from bnlint.cli import bnlint as command_group
 from bnlint.commands.requests import Requests, make_options
 from bnlint.errors import BnlintError, ConfigurationError, UsageError
-from bnlint.options import FORMATS, Options
+from bnlint.options import FORMATS, LEVELS, Options
 from bnlint.session import Request
-from bnlint.settings import COLORS, KEYS, LEVELS, Settings, SettingsFinder, Target, read_settings
+from bnlint.settings import COLORS, KEYS, Settings, SettingsFinder, Target, read_settings
 from bnlint.training.facts import resolve
 from bnlint.training.toml import read_toml
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
+from bnlint.options import LEVELS
 from bnlint.page import PAGES
 from bnlint.registry import GROUP
-
-LEVELS = ("error", "warning", "info")
 
 _STATED = re.compile(r"""^    (?P<key>code|name)(?:: [^=\n]+)? = ["'](?P<value>[^"']+)["']$""", re.MULTILINE)
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bnlint.diagnostic import Severity
 from bnlint.errors import UsageError
-from bnlint.options import Options
+from bnlint.options import LEVELS, Options
 
 Selectors = Sequence[str] | str
 
@@ -20,8 +19,8 @@ def options_of(
     fail_level: str = "warning",
 ) -> Options:
     """The options that these arguments state, nothing else. Raises `UsageError` for a level that does not exist."""
-    if fail_level not in tuple(Severity):
-        raise UsageError(f"fail_level is {fail_level!r}", f"write one of {', '.join(Severity)}")
+    if fail_level not in LEVELS:
+        raise UsageError(f"fail_level is {fail_level!r}", f"write one of {', '.join(LEVELS)}")
     listed = {"select": _listed(select), "ignore": _listed(ignore)}
     return Options(
         select=listed["select"],
