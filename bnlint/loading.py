@@ -22,6 +22,8 @@ from bnlint.graph.frames import is_internal, is_user_file
 from bnlint.graph.parallel import wrappers_taken_off
 from bnlint.graph.spans import construction_spans
 from bnlint.graph.weights import WeightsNotLoaded, weights_answered
+from bnlint.graph.writes import writes_answered
+from bnlint.refusals import refusal_in
 from bnlint.source.file import SourceFile, display_path
 from bnlint.source.slice import module_slice
 
@@ -120,14 +122,25 @@ def first_in_path(folder: str) -> None:
     sys.path.insert(0, folder)
 
 
+_executed = False
+
+
+def has_executed() -> bool:
+    """Whether user code has been executed in this process, which nothing can undo."""
+    return _executed
+
+
 @contextmanager
 def imports(shown: str, roots: tuple[str, ...], weights: list[WeightsNotLoaded]) -> Iterator[None]:
     """The conditions under which user code is imported; what it raises becomes a `TargetError` (BN900)."""
+    global _executed
+    _executed = True
     argv = sys.argv
     sys.argv = [shown.partition(":")[0]]
     try:
         with ExitStack() as stack:
             stack.enter_context(state_kept())
+            stack.enter_context(writes_answered(roots))
             stack.enter_context(weights_answered(weights))
             stack.enter_context(construction_spans(roots))
             stack.enter_context(conversions_noted())
@@ -215,6 +228,7 @@ def _cannot_import(shown: str, roots: tuple[str, ...], error: BaseException) -> 
     else:
         message = f"the file raises while it is imported: {type(error).__name__}: {text_of(error)}"
         hint = "make the file importable: try `python -c` with the same import"
+    hint = advice_on_refusal(error) or hint
     return TargetError(
         message,
         hint,
@@ -223,6 +237,15 @@ def _cannot_import(shown: str, roots: tuple[str, ...], error: BaseException) -> 
         line=line,
         details="".join(traceback.format_exception(error)),
     )
+
+
+def advice_on_refusal(error: BaseException) -> str | None:
+    """What to do where the sandbox has refused something; None for other errors and for downloads."""
+    refusal = refusal_in(error)
+    if refusal is None or is_download(error):
+        return None
+    flag = f", or run bnlint with {refusal.permit} if you trust the code" if refusal.permit else ""
+    return f"move that call under `if __name__ == '__main__':`{flag}"
 
 
 NO_DOWNLOADS = (

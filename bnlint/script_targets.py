@@ -17,7 +17,7 @@ from bnlint.graph.build import BuildFailure, build
 from bnlint.graph.modules import walk
 from bnlint.graph.weights import Weights
 from bnlint.graph.writes import writes_answered
-from bnlint.loading import NO_DOWNLOADS, OpenModule, is_download, opened, place_of, roots_of
+from bnlint.loading import NO_DOWNLOADS, OpenModule, advice_on_refusal, is_download, opened, place_of, roots_of
 from bnlint.source.definitions import dotted, required_arguments
 from bnlint.source.file import SourceFile, display_path
 from bnlint.source.frame import Missing
@@ -164,6 +164,8 @@ class ScriptTargets:
             hint = "install what is missing into the environment that bnlint runs in"
         if missing.cause is not None and is_download(missing.cause):
             hint = NO_DOWNLOADS
+        if missing.cause is not None:
+            hint = advice_on_refusal(missing.cause) or hint
         reason = "; ".join([missing.reason, *builder.answers.notes()])
         return TargetError(
             f"{model.name} cannot be built: {reason}",
@@ -246,7 +248,6 @@ class _Builder:
         with (
             arguments_answered(self.answers),
             launcher_answered(),
-            writes_answered(self._targets.roots),
             opened(self._targets.source) as module,
         ):
             self._module = module

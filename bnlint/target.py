@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from bnlint.graph.modules import walk
 from bnlint.graph.writes import writes_answered
 from bnlint.loading import (
     NO_DOWNLOADS,
+    advice_on_refusal,
     execute,
     first_in_path,
     imports,
@@ -57,7 +57,7 @@ class LoadedTarget:
         """Build the model; raises `TargetError` (BN901) with the reason and the next step."""
         try:
             with arguments_answered(Answers()):
-                built = build(self.make, self.roots)
+                built = _built(self.make, self.roots)
         except BuildFailure as failure:
             raise _cannot_build(self, failure) from failure
         if not isinstance(built.model, nn.Module):
@@ -82,9 +82,15 @@ class LoadedTarget:
     def rebuild(self) -> nn.Module:
         """Build the model once more on the CPU with real values."""
         with arguments_answered(Answers()):
-            model = build(self.make, self.roots, values=True).model
+            model = _built(self.make, self.roots, values=True).model
         assert isinstance(model, nn.Module)
         return model
+
+
+def _built(make: Callable[[], Any], roots: tuple[str, ...], *, values: bool = False) -> Built:
+    """`build` for user code that may write: its log file must not decide whether a model can be checked."""
+    with writes_answered(roots):
+        return build(make, roots, values=values)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def _named_in_file(source: SourceFile, spec: str, expression: str) -> LoadedTarg
             raise UsageError(f"{name} is a variable of a script: {spec!r} gives it arguments without names", _GIVEN)
         return _variable(scripts, scripts.one(variable, {} if call is None else call[1]), spec, explicit=True)
     try:
-        namespace, notes = _executed(source, (name.split(".")[0],), is_script=scripts.script.is_script)
+        namespace, notes = _executed(source, (name.split(".")[0],))
     except TargetError:
         variable = scripts.named_at_the_top(name)
         if variable is None:
@@ -155,15 +161,10 @@ def _named_in_file(source: SourceFile, spec: str, expression: str) -> LoadedTarg
 _GIVEN = "name the variables or options that they are for, as in train.py:main.model(num_classes=10)"
 
 
-def _executed(
-    source: SourceFile, wanted: tuple[str, ...] | None, *, is_script: bool
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Execute what defines and builds models in a file, its command line answered with its defaults.
-
-    A script also reads its options, makes its folders and saves its settings: nothing of that is written.
-    """
+def _executed(source: SourceFile, wanted: tuple[str, ...] | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Execute what defines and builds models in a file, its command line answered with its defaults."""
     answers = Answers()
-    with arguments_answered(answers), writes_answered(roots_of(source.path)) if is_script else nullcontext():
+    with arguments_answered(answers):
         namespace, notes = execute(source, wanted)
     return namespace, (*notes, *answers.notes())
 
@@ -273,7 +274,7 @@ def _discover(source: SourceFile, shown: str) -> Iterator[LoadedTarget | TargetE
     problem: TargetError | None = None
     try:
         known = scripts.covered | scripts.tried
-        for item in _offered(source, shown, candidates, known, is_script=scripts.script.is_script):
+        for item in _offered(source, shown, candidates, known):
             if isinstance(item, LoadedTarget):
                 names.add(item.name.rpartition(":")[2])
             yield item
@@ -324,14 +325,14 @@ def _not_imported(error: TargetError, candidates: Candidates, scripts: ScriptTar
 
 
 def _offered(
-    source: SourceFile, shown: str, candidates: Candidates, covered: set[str], *, is_script: bool
+    source: SourceFile, shown: str, candidates: Candidates, covered: set[str]
 ) -> Iterator[LoadedTarget | TargetError | NothingToCheck]:
     """Module instances, then factories, then root classes; an object that a former one covers is left out."""
     if not (candidates.instances or candidates.factories or candidates.root_classes):
         if not covered:
             yield NothingToCheck(shown, f"{shown} defines no nn.Module that could be checked")
         return
-    namespace, notes = _executed(source, None, is_script=is_script)
+    namespace, notes = _executed(source, None)
     roots = roots_of(source.path)
     without_arguments = [root for root in candidates.root_classes if not root.required]
     several = len(candidates.instances) + len(candidates.factories) + len(without_arguments) > 1
@@ -351,7 +352,7 @@ def _offered(
             continue
         attempt = target(factory.name, function, "")
         try:
-            built = build(function, roots)
+            built = _built(function, roots)
         except BuildFailure as failure:
             failures.append(_cannot_build(attempt, failure))
             continue
@@ -386,7 +387,7 @@ def _offered(
 
 def _builds_module(function: Callable[[], Any], roots: tuple[str, ...]) -> bool:
     try:
-        return isinstance(build(function, roots).model, nn.Module)
+        return isinstance(_built(function, roots).model, nn.Module)
     except BuildFailure:
         return False
 
@@ -443,6 +444,7 @@ def _cannot_build(target: LoadedTarget, failure: BuildFailure) -> TargetError:
         hint = "install what is missing into the environment that bnlint runs in"
     if isinstance(cause, SystemExit):
         reason = f"it ends the process with status {cause.code!r}"
+    hint = advice_on_refusal(cause) or hint
     return TargetError(
         f"{target.name.rpartition(':')[2]} cannot be built: {reason}",
         hint,
