@@ -10,14 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bnlint.atomic import TEMPORARY_NAME
+from bnlint.cache import CACHE, CACHE_TAG, is_own_cache
 from bnlint.commands.output import complain, say, write
 from bnlint.errors import UsageError
 from bnlint.files import walk
 from bnlint.source.file import display_path
 
-CACHE = ".bnlint_cache"
-CACHE_TAG = "CACHEDIR.TAG"  # see bford.info/cachedir; backups leave a folder out that has one
-CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 SECONDS = 60.0  # a file is written in less: what is older was left by a process that is gone
 
 
@@ -50,7 +48,7 @@ def _left_behind(folders: Sequence[Path]) -> Iterator[Path]:
     """What a killed run left, and the caches; says what is spared, and why."""
     seen: set[str] = set()
     for folder in folders:
-        if _is_own_cache(folder):
+        if is_own_cache(folder):
             yield folder
             continue
         for place, names in walk(folder):
@@ -65,19 +63,10 @@ def _caches_in(folder: Path) -> Iterator[Path]:
     cache = folder / CACHE
     if cache.is_symlink() or not cache.is_dir():
         return
-    if _is_own_cache(cache):
+    if is_own_cache(cache):
         yield cache
     else:
         say(f"note: left {display_path(cache)}: no {CACHE_TAG} in it says that bnlint made it")
-
-
-def _is_own_cache(folder: Path) -> bool:
-    """Whether the tag in a folder says that bnlint made it."""
-    try:
-        tag = (folder / CACHE_TAG).read_bytes()
-    except OSError:
-        return False
-    return tag.startswith(CACHE_SIGNATURE) and b"bnlint" in tag
 
 
 def _temporary_files(paths: Iterable[Path]) -> Iterator[Path]:
