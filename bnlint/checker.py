@@ -25,6 +25,7 @@ from bnlint.page import page_of
 from bnlint.registry import Loaded, is_selected, load_rules, own_codes, select
 from bnlint.report.report import Report, TargetResult
 from bnlint.scripts import ScriptFindings, check_script, is_about_script
+from bnlint.source.discover import find_candidates
 from bnlint.source.file import SourceFile, display_path
 from bnlint.steps import step_recorder
 from bnlint.target import LoadedTarget, NothingToCheck, load_targets
@@ -104,6 +105,9 @@ def _with_files(result: TargetResult, facts: Facts, options: Options, loaded: Se
 
 
 def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Facts) -> Iterator[TargetResult]:
+    if options.no_exec:
+        yield from _read_spec(spec, options, loaded, facts)
+        return
     seen = SeenFile(loaded, options)
     pending: TargetResult | None = None
     files_said = False  # once, not for every model
@@ -133,6 +137,45 @@ def _check_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Fa
         unused = _unused_step(spec, options, seen)
         pending = replace(pending, not_checked=tuple(sorted({*pending.not_checked, *script.not_checked, *unused})))
         yield _with_diagnostics(pending, [*script.shown, *seen.unused_suppressions(pending.target)])
+
+
+def _read_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Facts) -> Iterator[TargetResult]:
+    """What the source of a target and its training facts show, with nothing of it executed."""
+    file = split_file(spec)
+    path = _local_module(spec) if file is None else Path(file[0])
+    if path is None:
+        raise UsageError(f"{spec} can only be found by importing it, which --no-exec rules out", "name its file")
+    seen = SeenFile(loaded, options, complete=False)
+    try:
+        seen.source = SourceFile.read(path)
+    except TargetError as error:
+        yield _with_files(_with_facts(_failed(spec, error, options), facts, options, loaded), facts, options, loaded)
+        return
+    script = _script(spec, options, loaded, facts.config, seen)
+    if find_candidates(seen.source):
+        reason = "models are neither built nor run with --no-exec"
+        unbuilt = tuple(NotChecked(item.code, reason) for item in loaded if not _is_about_facts(item))
+        result = TargetResult(spec, "source", not_checked=unbuilt)
+    elif script.does_something:
+        result = TargetResult(spec, "script")
+    elif _states_facts(spec, facts.config):
+        result = TargetResult(spec, "configuration")
+    else:
+        return
+    result = _with_files(_with_facts(result, facts, options, loaded), facts, options, loaded)
+    result = replace(result, not_checked=tuple(sorted({*result.not_checked, *script.not_checked})))
+    yield _with_diagnostics(result, [*script.shown, *seen.unused_suppressions(spec)])
+
+
+def _local_module(spec: str) -> Path | None:
+    """The file of an importable object, where it lies in the working folder."""
+    place = Path(*spec.partition(":")[0].split("."))
+    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+
+
+def _is_about_facts(rule: Loaded) -> bool:
+    """Whether a rule looks at training facts or scripts, and at no model."""
+    return is_about_script(rule) or all(need.startswith("training.") for need in rule.rule.needs)
 
 
 def _unused_step(spec: str, options: Options, seen: SeenFile) -> list[NotChecked]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,9 +19,10 @@ from bnlint.commands.parameters import (
     options,
     severities,
     shapes,
+    size,
 )
 from bnlint.errors import BnlintError
-from bnlint.options import FORMATS
+from bnlint.options import ALLOWABLE, FORMATS, LEVELS
 
 
 class _Count(click.IntRange):
@@ -190,7 +190,7 @@ _gate = options(
     option(
         GATE,
         "--fail-level",
-        type=click.Choice(["error", "warning", "info"]),
+        type=click.Choice(LEVELS),
         help="Lowest severity that makes the exit status 1. [default: warning]",
     ),
     option(GATE, "--exit-zero", is_flag=True, help="Exit with status 0 in spite of findings."),
@@ -204,6 +204,26 @@ _timeout = option(
     type=POSITIVE,
     metavar="S",
     help="Seconds for each target. [default: 300]",
+)
+_process = options(
+    _timeout,
+    option(
+        RUN,
+        "--memory-limit",
+        callback=size,
+        metavar="SIZE",
+        help="Memory for each target: 500M, 8G. [default: 80 % of the machine's, shared by the jobs]",
+    ),
+    option(
+        RUN,
+        "--allow",
+        type=click.Choice(ALLOWABLE),
+        multiple=True,
+        help="What the checked code may do outside of its process: use the network, start processes, write files.",
+    ),
+    option(RUN, "--jobs", "-j", type=COUNT, metavar="N", help="Targets at a time. [default: one per processor]"),
+    option(RUN, "--no-cache", is_flag=True, help="Neither use nor keep what former runs found."),
+    option(RUN, "--cache-dir", metavar="DIR", help="Where that is kept. [default: .bnlint_cache beside the settings]"),
 )
 _exclude = option(
     RUN,
@@ -251,7 +271,8 @@ def bnlint(context: click.Context) -> None:
 @_fixing
 @_output
 @_gate
-@_timeout
+@_process
+@option(RUN, "--no-exec", is_flag=True, help="Execute nothing: read the sources and check what they show.")
 @_exclude
 @_showing
 @_settings
@@ -274,7 +295,7 @@ def check(**values: Any) -> int:
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=completion("files"))
 @_facts
 @_color
-@_timeout
+@_process
 @_settings
 @_debug
 def graph(**values: Any) -> int:
@@ -291,7 +312,7 @@ def graph(**values: Any) -> int:
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=completion("files"))
 @_facts
 @_color
-@_timeout
+@_process
 @_settings
 @_debug
 def norms(**values: Any) -> int:
@@ -405,7 +426,6 @@ def test_rules(module: str | None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status. Every error ends here, as a fact and a next step on standard error."""
-    _open_closed_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     open_closed_streams()
     try:
@@ -430,16 +450,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "run again with --debug and report what it shows",
         )
     return status if isinstance(status, int) else 0
-
-
-def _open_closed_streams() -> None:
-    """What is written to a stream that was closed (`bnlint check 2>&-`) goes nowhere, and the exit status still counts.
-
-    In this order each takes its own number, so that no file or pipe is opened under the number of a stream.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open to the end
 
 
 def _complain(message: str, hint: str) -> int:

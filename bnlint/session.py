@@ -1,35 +1,24 @@
-"""The session: targets -> isolated worker processes -> results. The parent, which never imports torch."""
+"""The session: targets -> the cache, else isolated worker processes -> results. The parent never imports torch."""
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import json
 import os
-import queue
-import re
-import signal
-import subprocess
-import sys
-import threading
-import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
-from bnlint.diagnostic import Diagnostic, Fix, Severity, Span
+from bnlint.deaths import died
 from bnlint.errors import BnlintError
-from bnlint.files import split_file
 from bnlint.options import Options
 from bnlint.page import Page, page_from_json
 from bnlint.report.report import Report, TargetResult
 
-STARTUP_SECONDS = 180.0  # importing torch from a cold network disk takes half of this
-OUTPUT_BYTES = 64 * 1024  # of what the checked code prints, the end is kept
-# -P: a random.py or types.py in the working folder must not shadow the standard library
-WORKER_COMMAND = (sys.executable, "-P", "-m", "bnlint.worker")
+if TYPE_CHECKING:
+    from bnlint.cache import Cache
+    from bnlint.drive import Drive
+
 WORKER_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -38,8 +27,6 @@ WORKER_ENVIRONMENT = {
     "MPLBACKEND": "Agg",
     "WANDB_MODE": "disabled",
 }
-
-_FRAME = re.compile(r'File "(?P<path>.+)", line (?P<line>\d+) in (?P<name>.+)')
 
 
 @dataclass(frozen=True)
@@ -63,11 +50,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run brought: its results, what was wrong with the request, and the targets without a model."""
+    """What a run brought: its results, what was wrong with the request, and the targets without a model.
+
+    `not_kept` says for which targets the next run has to start anew although it has a cache, and why.
+    """
 
     report: Report
     problems: tuple[Problem, ...] = ()
     without_model: tuple[str, ...] = ()
+    not_kept: tuple[str, ...] = ()
 
 
 def _ignore(*_: Any) -> None:
@@ -78,11 +69,13 @@ def _ignore(*_: Any) -> None:
 class Listener:
     """Who wants to hear of a running session: `started(spec, number, total)`, then `ended(spec, printed)`.
 
-    What a target printed is passed on when it took its process with it, and always with `every_output`.
+    What a target printed is passed on when it took its process with it, and always with `every_output`. `found` gets
+    the results of each target, in the order of the requests, as soon as those before it are there.
     """
 
     started: Callable[[str, int, int], None] = _ignore
     ended: Callable[[str, str], None] = _ignore
+    found: Callable[[Sequence[TargetResult]], None] = _ignore
     every_output: bool = False
 
 
@@ -91,256 +84,187 @@ def run(
     requests: Iterable[Request | BnlintError],
     listener: Listener | None = None,
     contents: Mapping[str, bytes] | None = None,
+    *,
+    jobs: int | None = None,
+    cache: Path | None = None,
 ) -> Outcome:
-    """Run "check", "graph" or "norms" over the targets. A target that kills its process costs only itself.
+    """Run "check", "graph" or "norms" over the targets, `jobs` at a time: as many as there are processors by default.
 
-    A request that is an error is a problem of the outcome, beside what the others bring. `contents` stand for the files
-    at their paths.
+    A target that kills its process costs only itself. A request that is an error is a problem of the outcome, beside
+    what the others bring. `contents` stand for the files at their paths. What the `cache` in that
+    folder knows is not run again.
     """
-    if isinstance(requests, Sequence) and all(isinstance(item, BnlintError) for item in requests):
-        return _Session(command, requests, listener or Listener()).outcome()
-    start = partial(_Worker, contents or {})
-    worker = start()  # it imports torch while the folders are searched
+    session = Session(command, listener or Listener(), contents or {}, cache)
+    drive: Drive | None = None
     try:
-        session = _Session(command, list(requests), listener or Listener())
-        while session.pending:
-            session.drive(worker)
-            if session.pending:
-                worker.stop()
-                worker = start()
+        if not isinstance(requests, Sequence) and not session.may_know:
+            drive = _drive(session, jobs)
+            drive.start_worker()  # it imports torch while the folders are searched
+        session.take(list(requests))
+        if session.waiting:
+            drive = drive or _drive(session, jobs)
+            drive.run()
         return session.outcome()
     finally:
-        worker.stop()
+        if drive is not None:
+            drive.stop()
 
 
-class _Worker:
-    """One worker process, its answers in order, and the end of what it printed."""
+def _drive(session: Session, jobs: int | None) -> Drive:
+    from bnlint.drive import Drive  # a run that the cache answers needs no processes
 
-    def __init__(self, contents: Mapping[str, bytes]) -> None:
-        self._contents = {path: base64.b64encode(data).decode() for path, data in contents.items()}
-        self._process = subprocess.Popen(
-            WORKER_COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **WORKER_ENVIRONMENT},
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which then stops the worker
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        self._input = self._process.stdin
-        self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._printed = bytearray()
-        for read, stream in (
-            (self._read_answers, self._process.stdout),
-            (self._read_printed, self._process.stderr),
-        ):
-            threading.Thread(target=read, args=(stream,), daemon=True).start()
-
-    def _read_answers(self, stream: IO[bytes]) -> None:
-        for line in stream:
-            with contextlib.suppress(ValueError):  # half an answer of a process that was stopped
-                self._answers.put(json.loads(line))
-        self._answers.put(None)
-
-    def _read_printed(self, stream: IO[bytes]) -> None:
-        while chunk := os.read(stream.fileno(), OUTPUT_BYTES):
-            self._printed += chunk
-            del self._printed[:-OUTPUT_BYTES]
-
-    def request(self, command: str, targets: Mapping[str, Options]) -> None:
-        groups = [{"options": options.to_json(), "targets": specs} for options, specs in _grouped(targets)]
-        text = json.dumps({"command": command, "groups": groups, "contents": self._contents})
-        with contextlib.suppress(BrokenPipeError):  # it ended while it started, which the missing answers say
-            self._input.write(text.encode() + b"\n")
-            self._input.flush()
-
-    def answer(self, seconds: float) -> dict[str, Any] | None:
-        """The next answer, None when the worker has ended; raises `queue.Empty` after so many seconds."""
-        return self._answers.get(timeout=max(seconds, 0.0))
-
-    def forget_printed(self) -> None:
-        """What comes now belongs to the next target."""
-        self._printed.clear()
-
-    def take_printed(self) -> str:
-        """What the target printed."""
-        time.sleep(0.05)  # its pipe is not that of the answers, so its reader may be a moment behind
-        text = bytes(self._printed).decode(errors="replace")
-        self._printed.clear()
-        return text
-
-    def interrupt(self, process: int) -> None:
-        """Stop the process of one target after it printed where it is."""
-        if os.name == "posix":
-            with contextlib.suppress(ProcessLookupError):  # it ended in this moment
-                os.kill(process, signal.SIGUSR2)
-                time.sleep(0.2)
-                os.killpg(process, signal.SIGKILL)
-        else:
-            self._process.kill()
-
-    def exit_status(self) -> int:
-        return self._process.wait()
-
-    def stop(self) -> None:
-        """End the worker; the process of a target ends when its input does."""
-        with contextlib.suppress(BrokenPipeError):
-            self._input.close()
-        self._process.kill()
-        self._process.wait()
+    return Drive(session, jobs)
 
 
-class _Session:
-    """What has been found so far, and which targets are still to be sent to a worker."""
+class Session:
+    """What is asked, what has been found so far, and what waits to be sent to a worker."""
 
-    def __init__(self, command: str, requests: Sequence[Request | BnlintError], listener: Listener) -> None:
+    def __init__(self, command: str, listener: Listener, contents: Mapping[str, bytes], cache: Path | None) -> None:
         self.command = command
         self.listener = listener
-        self.options = _options(item for item in requests if isinstance(item, Request))
-        self.pending = dict(self.options)
-        self.problems = [Problem(item.message, item.hint) for item in requests if isinstance(item, BnlintError)]
+        self.contents = contents
+        self.options: dict[str, Options] = {}
+        self.waiting: deque[str] = deque()
+        self._cache = None if cache is None else _opened(cache, contents)
+        self._problems: list[Problem] = []
         self._results: dict[str, list[TargetResult]] = {}
+        self._dependencies: dict[str, Any] = {}
+        self._not_kept: list[str] = []
+        self._ended: set[str] = set()
+        self._unreported: deque[str] = deque()
         self._pages: tuple[Page, ...] = ()
         self._without_answer: set[str] = set()
+
+    @property
+    def may_know(self) -> bool:
+        """Whether the cache may know some of the results."""
+        return self._cache is not None and self._cache.exists
+
+    @property
+    def cache_folder(self) -> str | None:
+        return None if self._cache is None else str(self._cache.folder)
+
+    def take(self, requests: Sequence[Request | BnlintError]) -> None:
+        """Take the requests; what the cache knows of them is there at once, the others wait."""
+        self.options = _options(item for item in requests if isinstance(item, Request))
+        self._problems += [Problem(item.message, item.hint) for item in requests if isinstance(item, BnlintError)]
+        self._unreported = deque(self.options)
+        self.waiting = deque(spec for spec in self.options if not self._recalled(spec))
+
+    def _recalled(self, spec: str) -> bool:
+        """Whether the cache knows what a target brings."""
+        known = None if self._cache is None else self._cache.recall(self.command, spec, self.options[spec])
+        if known is None:
+            return False
+        try:
+            results = [self._for(spec, TargetResult.from_json(result)) for result in known["results"]]
+            printed = str(known["printed"])
+        except (KeyError, TypeError, ValueError, AttributeError):  # an entry of another shape is none
+            return False
+        if results:
+            self._results[spec] = results
+        self.finished(spec, printed)
+        return True
+
+    def _for(self, spec: str, result: TargetResult) -> TargetResult:
+        return replace(result, fail_level=self.options[spec].fail_level)
 
     def outcome(self) -> Outcome:
         results = {spec: self._results[spec] for spec in self.options if spec in self._results}
         without_model = (spec for spec in self.options if spec not in results and spec not in self._without_answer)
-        report = Report(tuple(result for found in results.values() for result in found), self._pages)
-        return Outcome(report, tuple(dict.fromkeys(self.problems)), tuple(without_model))
+        report = Report(tuple(result for found in results.values() for result in found), self._known_pages())
+        reasons = [*self._not_kept, *([self._cache.reason] if self._cache and self._cache.reason else [])]
+        return Outcome(report, tuple(dict.fromkeys(self._problems)), tuple(without_model), tuple(reasons))
 
-    def drive(self, worker: _Worker) -> None:
-        """Send what is pending to a worker and take its answers until all is done or the worker ended."""
-        worker.request(self.command, self.pending)
-        running: tuple[str, int] | None = None  # a target and the process that it runs in
-        late = False
-        deadline = time.monotonic() + STARTUP_SECONDS
-        while self.pending or running:
-            try:
-                answer = worker.answer(deadline - time.monotonic())
-            except queue.Empty:
-                if running is None:
-                    return self._give_up(worker, f"did nothing for {STARTUP_SECONDS:g} s")
-                late, deadline = True, time.monotonic() + STARTUP_SECONDS
-                worker.interrupt(running[1])
-                continue
-            if answer is None:
-                status = worker.exit_status()
-                if running is None:
-                    return self._give_up(worker, f"ended with status {status}")
-                return self._died(worker, running[0], status, late)
-            match answer:
-                case {"begin": spec, "pid": process}:
-                    del self.pending[spec]
-                    running, late = (spec, process), False
-                    deadline = time.monotonic() + self.options[spec].timeout
-                    worker.forget_printed()
-                    self.listener.started(spec, len(self.options) - len(self.pending), len(self.options))
-                case {"pages": pages}:
-                    self._pages = tuple(page_from_json(page) for page in pages)
-                case {"result": result, "spec": spec}:
-                    self._keep(spec, TargetResult.from_json(result))
-                case {"end": spec}:
-                    running = None
-                    deadline = time.monotonic() + STARTUP_SECONDS
-                    printed = worker.take_printed() if self.listener.every_output else ""
-                    self.listener.ended(spec, printed)
-                case {"died": spec, "status": status}:
-                    running = None
-                    deadline = time.monotonic() + STARTUP_SECONDS
-                    self._died(worker, spec, status, late)
-                case {"error": {"spec": spec, "message": message, "hint": hint}}:
-                    self._failed(spec, Problem(message, hint))
-                case {"internal": {"spec": spec, "message": message, "traceback": details}}:
-                    self._failed(spec, Problem(message, "", details, internal=True))
+    def _known_pages(self) -> tuple[Page, ...]:
+        if self._pages or self._cache is None:
+            return self._pages
+        return tuple(page_from_json(page) for page in self._cache.recall_pages() or ())
 
-    def _keep(self, spec: str, result: TargetResult) -> None:
-        level = self.options[spec].fail_level
-        self._results.setdefault(spec, []).append(replace(result, fail_level=level))
+    # What workers say ---------------------------------------------------------------------------------------------
 
-    def _failed(self, spec: str | None, problem: Problem) -> None:
-        """The request itself is at fault: all of it when no target is named."""
-        self.problems.append(problem)
-        if spec is None:
-            self._without_answer.update(self.pending)
-            self.pending.clear()
-        else:
-            self._without_answer.add(spec)
-            self.pending.pop(spec, None)  # its options were refused before it began
+    def loaded(self, pages: Sequence[Any], dependencies: Mapping[str, Any] | None) -> None:
+        """A worker has loaded the rules, of these pages, from these files."""
+        self._pages = tuple(page_from_json(page) for page in pages)
+        if self._cache is not None:
+            self._cache.keep_pages(pages, dependencies)
 
-    def _give_up(self, worker: _Worker, what: str) -> None:
-        self._failed(
-            None,
-            Problem(
-                f"the worker process {what} before it took a target",
-                "see whether `python -c 'import torch'` works in this environment",
-                worker.take_printed(),
-            ),
-        )
+    def answered(self, spec: str, answer: Any) -> None:
+        """The process of a target says something about it."""
+        match answer:
+            case {"result": result}:
+                self._results.setdefault(spec, []).append(self._for(spec, TargetResult.from_json(result)))
+            case {"dependencies": dict(dependencies)}:
+                self._dependencies[spec] = dependencies
+            case {"dependencies": None, "reason": reason}:
+                self._not_kept.append(f"{spec}: {reason}")
+            case {"error": {"message": message, "hint": hint}}:
+                self.failed(spec, Problem(message, hint))
+            case {"internal": {"message": message, "traceback": details}}:
+                self.failed(spec, Problem(message, "", details, internal=True))
 
-    def _died(self, worker: _Worker, spec: str, status: int, late: bool) -> None:
+    def ended(self, spec: str, printed: str) -> None:
+        """All is said about a target, and its process has ended well."""
+        dependencies = self._dependencies.pop(spec, None)
+        results = self._results.get(spec, [])
+        if any(map(_ran_out_of_memory, results)):
+            self._not_kept.append(f"{spec}: memory ran out")
+        elif self._cache is not None and dependencies is not None and spec not in self._without_answer:
+            payload = {"results": [result.to_json() for result in results], "printed": printed}
+            self._cache.keep(self.command, spec, self.options[spec], payload, dependencies)
+        self.finished(spec, printed)
+
+    def died(self, spec: str, status: int, *, late: bool, printed: str) -> None:
         """A target took its process with it: that is a finding, and the others go on."""
-        printed = worker.take_printed()
-        self.listener.ended(spec, printed if self.listener.every_output or not late else "")
-        span = _last_line(printed, spec)
-        if late:
-            message = f"took longer than {self.options[spec].timeout:g} s"
-            action = "Raise --timeout, or move the work that takes so long under `if __name__ == '__main__':`"
-        elif os.name == "posix" and status == -signal.SIGKILL:
-            message = "was killed by the system, as happens when memory runs out"
-            action = "Free memory, or name a smaller configuration of the model"
-        elif status < 0:
-            message = f"crashed its process ({signal.Signals(-status).name})"
-            action = "Run it by itself to see which compiled extension crashes, and keep that out of the import"
-        else:
-            message = f"ended its process with exit status {status}"
-            action = "Move the call that exits, such as os._exit, under `if __name__ == '__main__':`"
-        diagnostic = Diagnostic(
-            code="BN900",
-            name="cannot-import",
-            severity=Severity.ERROR,
-            message=message if span is None else f"{message} at line {span.line}",
-            target=spec,
-            location=span,
-            fix=Fix(action),
-        )
-        failed = TargetResult(target=spec, status="failed", diagnostics=(diagnostic,))
-        self._keep(spec, failed)
+        self._dependencies.pop(spec, None)
+        failed = died(spec, status, late=late, seconds=self.options[spec].timeout, printed=printed)
+        self._results.setdefault(spec, []).append(self._for(spec, failed))
+        self.finished(spec, printed, always=not late)
+
+    def finished(self, spec: str, printed: str = "", *, always: bool = False) -> None:
+        """Nothing more comes about a target; what it printed is passed on where that is wanted."""
+        self._ended.add(spec)
+        self.listener.ended(spec, printed if always or self.listener.every_output else "")
+        while self._unreported and self._unreported[0] in self._ended:
+            self.listener.found(self._results.get(self._unreported.popleft(), []))
+
+    def failed(self, spec: str, problem: Problem) -> None:
+        """The request for a target is itself at fault."""
+        self._problems.append(problem)
+        self._without_answer.add(spec)
+
+    def failed_as_a_whole(self, problem: Problem, specs: Iterable[str]) -> None:
+        """Nothing can be said about these targets."""
+        self._problems.append(problem)
+        self._without_answer.update(specs)
+
+    def forget(self, spec: str) -> None:
+        """What was said about a target does not count: it is asked for again."""
+        self._results.pop(spec, None)
+        self._dependencies.pop(spec, None)
+        self.waiting.append(spec)
+
+
+def _opened(folder: Path, contents: Mapping[str, bytes]) -> Cache:
+    from bnlint.cache import Cache
+
+    return Cache(folder, environment={**os.environ, **WORKER_ENVIRONMENT}, contents=contents)
+
+
+def _ran_out_of_memory(result: TargetResult) -> bool:
+    """Whether a result tells about this machine at this moment."""
+    return any(item.code.startswith("BN90") and "memory" in item.message for item in result.diagnostics)
 
 
 def _options(requests: Iterable[Request]) -> dict[str, Options]:
-    """The options of each target; those that were met in a folder are listed in them."""
-    chosen: dict[str, Request] = {}
+    """The options of each target, the same object for all that share them; one met in a folder says so."""
+    made: list[Options] = []
+    chosen: dict[str, Options] = {}
     for item in requests:
-        chosen.setdefault(item.spec, item)
-    specs = {spec: item.options for spec, item in chosen.items()}
-    made = {}
-    for options, members in _grouped(specs):
-        known = replace(options, found_in_folders=tuple(spec for spec in members if chosen[spec].found))
-        made.update(dict.fromkeys(members, known))
-    return {spec: made[spec] for spec in specs}
-
-
-def _grouped(targets: Mapping[str, Options]) -> list[tuple[Options, list[str]]]:
-    """The targets that share their options, in the order in which the options first appear."""
-    groups: list[tuple[Options, list[str]]] = []
-    for spec, options in targets.items():
-        members = next((members for known, members in groups if known == options), None)
-        if members is None:
-            groups.append((options, [spec]))
-        else:
-            members.append(spec)
-    return groups
-
-
-def _last_line(printed: str, spec: str) -> Span | None:
-    """The line of the target's own file that a dump of its stack names first, which is the innermost."""
-    file = split_file(spec)
-    if file is None:
-        return None
-    for frame in _FRAME.finditer(printed):
-        if Path(frame["path"]).resolve() == Path(file[0]).resolve():
-            return Span(file[0], int(frame["line"]))
-    return None
+        if item.spec not in chosen:
+            own = replace(item.options, found_in_folder=item.found)
+            known = next((options for options in made if options == own), None)
+            if known is None:
+                made.append(own)
+            chosen[item.spec] = known or own
+    return chosen

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from bnlint import __version__
 from bnlint.errors import ConfigurationError, UsageError
 from bnlint.files import split_file
-from bnlint.options import FORMATS
+from bnlint.options import FORMATS, LEVELS
+from bnlint.setting_values import (
+    one_of,
+    read_boolean,
+    read_codes,
+    read_codes_by_pattern,
+    read_fact_paths,
+    read_levels,
+    read_seconds,
+    read_shapes,
+    read_size,
+    read_specifier,
+    read_tables,
+    read_text,
+    read_text_or_texts,
+    read_texts,
+    require_version,
+    shown_value,
+)
 from bnlint.source.file import display_path
-from bnlint.training.config import FIELDS
-from bnlint.training.dialects.native import READERS
 from bnlint.training.toml import read_toml
 from bnlint.training.value import Value
 
 FILES = ("bnlint.toml", ".bnlint.toml")
 PYPROJECT = "pyproject.toml"
-LEVELS = ("error", "warning", "info")
 COLORS = ("auto", "always", "never")
-
-_RELEASE = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})*")
-_CLAUSE = re.compile(rf"\s*(?P<operator>==|!=|>=|<=|>|<)?\s*(?P<release>{_RELEASE.pattern})\s*")
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,8 @@ class Settings:
     output_format: str = "full"
     color: str = "auto"
     timeout: float = 300.0
+    memory_limit: int | None = None
+    cache_dir: str | None = None
     required_version: str | None = None
     places: Mapping[str, str] = field(default_factory=dict)
 
@@ -202,13 +214,13 @@ def read_settings(path: Path) -> Settings:
         raise header.error(f"[tool.bnlint] is for {PYPROJECT}", "leave the header out: here the keys stand at the top")
     version = table.at("required-version")
     if version is not None:  # first: a newer bnlint may know more keys
-        _require_version(_specifier("required-version", version), version)
+        require_version(read_specifier("required-version", version), version)
     values = _read(table, {name: key.read for name, key in KEYS.items()})
     root = path.parent
-    for name, locate in (("training", _training), ("step", _step), ("baseline", _baseline)):
+    for name, locate in (("training", _training), ("step", _step), ("baseline", _written), ("cache-dir", _written)):
         value = table.at(name)
         if value is not None:
-            values[name] = locate(value, values[name], root)
+            values[name.replace("-", "_")] = locate(value, values[name.replace("-", "_")], root)
     targets = table.at("targets")
     if targets is not None:
         values["targets"] = _targets(targets, root)
@@ -303,7 +315,9 @@ def _step(value: Value, step: str, root: Path) -> str:
     """A training step as one would name it in the working folder."""
     file, separator, name = step.rpartition(":")
     if not separator or not file.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
-        raise value.error(f"step is {_what(value)}, not a function of a file", 'write step = "train.py:train_step"')
+        raise value.error(
+            f"step is {shown_value(value)}, not a function of a file", 'write step = "train.py:train_step"'
+        )
     if not _is_file(root / file):
         raise value.error(
             f"the file {file} does not exist",
@@ -312,8 +326,8 @@ def _step(value: Value, step: str, root: Path) -> str:
     return f"{display_path(root / file)}:{name}"
 
 
-def _baseline(_: Value, file: str, root: Path) -> str:
-    """A baseline as one would name it in the working folder; it may have to be written yet."""
+def _written(_: Value, file: str, root: Path) -> str:
+    """What bnlint writes, as one would name it in the working folder; it may not exist yet."""
     return display_path(root / file)
 
 
@@ -336,150 +350,6 @@ def _located(value: Value, model: str, root: Path) -> tuple[str, Path | None]:
     return f"{display_path(path)}{rest}", absolute
 
 
-# Values ----------------------------------------------------------------------------------------------------
-
-
-def _text(name: str, value: Value) -> str:
-    if not isinstance(value.data, str) or not value.data.strip():
-        raise value.error(f"{name} is {_what(value)}, not a text", f'write {name} = "..."')
-    return value.data
-
-
-def _boolean(name: str, value: Value) -> bool:
-    if not isinstance(value.data, bool):
-        raise value.error(f"{name} is {_what(value)}, not true or false", f"write {name} = true")
-    return value.data
-
-
-def _seconds(name: str, value: Value) -> float:
-    data = value.data
-    if isinstance(data, bool) or not isinstance(data, int | float) or not 0 < data < 1e15:
-        raise value.error(f"{name} is {_what(value)}, not a positive number", f"write {name} = 300")
-    return float(data)
-
-
-def _choice(*choices: str) -> Callable[[str, Value], str]:
-    def read_choice(name: str, value: Value) -> str:
-        if isinstance(value.data, str) and value.data in choices:
-            return value.data
-        near = difflib.get_close_matches(str(value.data), choices, n=1)
-        hint = f"did you mean {near[0]}?" if near else f'write {name} = "{choices[0]}"'
-        raise value.error(f"{name} is {_what(value)}, not one of {', '.join(choices)}", hint)
-
-    return read_choice
-
-
-def _texts(name: str, value: Value) -> tuple[str, ...]:
-    if not isinstance(value.data, tuple):
-        raise value.error(f"{name} is {_what(value)}, not a list", f'write {name} = ["..."]')
-    return tuple(_text(f"an item of {name}", item) for item in value.data)
-
-
-def _text_or_texts(name: str, value: Value) -> tuple[str, ...]:
-    if isinstance(value.data, tuple):
-        return _texts(name, value)
-    return (_text(name, value),)
-
-
-def _codes(name: str, value: Value) -> tuple[str, ...]:
-    if not isinstance(value.data, tuple):
-        raise value.error(f"{name} is {_what(value)}, not a list", f'write {name} = ["BN101", "BN2"]')
-    if not value.data and name == "select":
-        raise value.error("select is empty, so nothing would be checked", "name rules in it, or leave the line out")
-    return tuple(_text(f"an item of {name}", item) for item in value.data)
-
-
-def _levels(name: str, value: Value) -> dict[str, str]:
-    items = _table(name, value, 'BN602 = "warning"')
-    return {key: _choice(*LEVELS)(f"{name}.{key}", item) for key, item in items.items()}
-
-
-def _codes_by_pattern(name: str, value: Value) -> dict[str, list[str]]:
-    items = _table(name, value, '"backbone.*" = ["BN205"]')
-    return {key: list(_codes(f'{name}."{key}"', item)) for key, item in items.items()}
-
-
-def _fact_paths(name: str, value: Value) -> dict[str, str]:
-    items = _table(name, value, 'batch_size = "data.batch_size"')
-    for key, item in items.items():
-        if key not in FIELDS:
-            near = difflib.get_close_matches(key, FIELDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the facts are {', '.join(FIELDS)}"
-            raise item.error(f"{name}: {key!r} is no training fact", hint)
-    return {key: _text(f"{name}.{key}", item) for key, item in items.items()}
-
-
-def _table(name: str, value: Value, example: str) -> dict[str, Value]:
-    if not isinstance(value.data, dict):
-        raise value.error(f"{name} is {_what(value)}, not a table", f"write {name} = {{ {example} }}")
-    return value.data
-
-
-def _tables(name: str, value: Value) -> tuple[Value, ...]:
-    if not isinstance(value.data, tuple):
-        raise value.error(f"{name} is {_what(value)}, not a list of tables", f"write [[{name}]], once for each model")
-    return value.data
-
-
-def _shapes(name: str, value: Value) -> Any:
-    try:
-        READERS[name](name, value)
-    except ConfigurationError as error:
-        hint = f'write {name} = [[3, 224, 224]] or [{{ shape = [128], dtype = "int64" }}], without the batch axis'
-        raise ConfigurationError(error.message, hint) from error
-    return value.plain
-
-
-def _specifier(name: str, value: Value) -> str:
-    text = _text(name, value)
-    if not all(_CLAUSE.fullmatch(part) for part in text.split(",")):
-        raise value.error(f"{name} is {text!r}, not a version", f'write {name} = ">=0.1"')
-    return text
-
-
-def _require_version(specifier: str, value: Value) -> None:
-    match = _RELEASE.match(__version__)
-    assert match is not None
-    own = _release(match[0])
-    for clause in specifier.split(","):
-        match = _CLAUSE.fullmatch(clause)
-        assert match is not None
-        other = _release(match["release"])
-        compared = {
-            "==": own == other,
-            "!=": own != other,
-            ">=": own >= other,
-            "<=": own <= other,
-            ">": own > other,
-            "<": own < other,
-        }
-        if not compared[match["operator"] or "=="]:
-            raise value.error(
-                f"this project asks for bnlint {specifier}, and this is {__version__}",
-                f"install it with `python -m pip install 'bnlint{_pinned(specifier)}'`, or change required-version",
-            )
-
-
-def _release(text: str) -> tuple[int, ...]:
-    """The numbers of a version without the zeros at its end: 1.0 is 1."""
-    return tuple(map(int, re.sub(r"(\.0+)*$", "", text).split(".")))
-
-
-def _pinned(specifier: str) -> str:
-    text = specifier.replace(" ", "")
-    return f"=={text}" if text[0].isdigit() else text
-
-
-def _what(value: Value) -> str:
-    """What stands there, in words that name it."""
-    if isinstance(value.data, dict):
-        return "a table"
-    if isinstance(value.data, tuple):
-        return "a list"
-    text = str(value.data).lower() if isinstance(value.data, bool) else repr(value.data)
-    return text if len(text) <= 40 else f"{text[:40]}..."
-
-
 @dataclass(frozen=True)
 class Key:
     """How the value of a key is read, and what the key does, in words for editors and the starter file."""
@@ -492,30 +362,32 @@ _STEP = "A function that runs one training step, as train.py:train_step; bnlint 
 _TRAINING = "A training file, or several of which the later override; any dialect that bnlint reads."
 
 TARGET_KEYS: dict[str, Key] = {
-    "model": Key(_text, "What to check: a file, an object in it (model.py:Net), an importable object or a folder."),
-    "inputs": Key(_shapes, "One shape for each argument of forward, without the batch axis."),
-    "targets": Key(_shapes, "One shape for each target of the loss, without the batch axis."),
-    "training": Key(_text_or_texts, _TRAINING),
-    "step": Key(_text, _STEP),
+    "model": Key(read_text, "What to check: a file, an object in it (model.py:Net), an importable object or a folder."),
+    "inputs": Key(read_shapes, "One shape for each argument of forward, without the batch axis."),
+    "targets": Key(read_shapes, "One shape for each target of the loss, without the batch axis."),
+    "training": Key(read_text_or_texts, _TRAINING),
+    "step": Key(read_text, _STEP),
 }
 
 KEYS: dict[str, Key] = {
-    "required-version": Key(_specifier, "The versions of bnlint that may run here, such as >=0.1."),
-    "select": Key(_codes, "The rules to run: codes, beginnings of codes or names."),
-    "ignore": Key(_codes, "Rules to leave out of the selected ones."),
-    "extend-select": Key(_codes, "Rules to run as well, such as rules in preview."),
-    "preview": Key(_boolean, "Whether the rules in preview run too."),
-    "severity": Key(_levels, "The severity of a rule, by its code or name."),
-    "ignore-modules": Key(_codes_by_pattern, "Rules that say nothing about modules, by a pattern of their paths."),
-    "per-file-ignores": Key(_codes_by_pattern, "Rules that say nothing about files, by a pattern of their paths."),
-    "training": Key(_text_or_texts, _TRAINING),
-    "step": Key(_text, _STEP),
-    "targets": Key(_tables, "What is checked when no target is named, and what is known of each."),
-    "config-map": Key(_fact_paths, "Where a home-grown training file states a fact: fact = path of keys."),
-    "exclude": Key(_texts, "Files and folders that a folder target leaves out."),
-    "baseline": Key(_text, "A file that lists known findings, which are left out; `--write-baseline` writes it."),
-    "fail-level": Key(_choice(*LEVELS), "The lowest severity that makes the exit status 1."),
-    "output-format": Key(_choice(*FORMATS), "The output format."),
-    "color": Key(_choice(*COLORS), "Whether the output has colours."),
-    "timeout": Key(_seconds, "The seconds that each target may take."),
+    "required-version": Key(read_specifier, "The versions of bnlint that may run here, such as >=0.1."),
+    "select": Key(read_codes, "The rules to run: codes, beginnings of codes or names."),
+    "ignore": Key(read_codes, "Rules to leave out of the selected ones."),
+    "extend-select": Key(read_codes, "Rules to run as well, such as rules in preview."),
+    "preview": Key(read_boolean, "Whether the rules in preview run too."),
+    "severity": Key(read_levels, "The severity of a rule, by its code or name."),
+    "ignore-modules": Key(read_codes_by_pattern, "Rules that say nothing about modules, by a pattern of their paths."),
+    "per-file-ignores": Key(read_codes_by_pattern, "Rules that say nothing about files, by a pattern of their paths."),
+    "training": Key(read_text_or_texts, _TRAINING),
+    "step": Key(read_text, _STEP),
+    "targets": Key(read_tables, "What is checked when no target is named, and what is known of each."),
+    "config-map": Key(read_fact_paths, "Where a home-grown training file states a fact: fact = path of keys."),
+    "exclude": Key(read_texts, "Files and folders that a folder target leaves out."),
+    "baseline": Key(read_text, "A file that lists known findings, which are left out; `--write-baseline` writes it."),
+    "fail-level": Key(one_of(*LEVELS), "The lowest severity that makes the exit status 1."),
+    "output-format": Key(one_of(*FORMATS), "The output format."),
+    "color": Key(one_of(*COLORS), "Whether the output has colours."),
+    "timeout": Key(read_seconds, "The seconds that each target may take."),
+    "memory-limit": Key(read_size, "The memory that each target may take, such as 8G."),
+    "cache-dir": Key(read_text, "Where what was found is kept for the next run."),
 }

@@ -1,75 +1,79 @@
 """The worker: the process in which the checked code runs (`python -m bnlint.worker`, see `bnlint.session`).
 
-The request is one JSON line on standard input, which then stays open: its end means that the parent is gone.
-Answers are JSON lines on the descriptor that was standard output at the start; what the checked code prints
-goes to standard error. Where forking is safe, torch is imported once and every target runs in a child of its
-own, so that neither a crash nor a changed global (`sys.modules`, a default dtype) reaches the next one.
+Requests are JSON lines on standard input, which then stays open: its end means that the parent is gone. Answers are
+JSON lines on the descriptor that was standard output at the start; what the checked code prints goes to standard error.
 
-The request is `{"command": "check", "groups": [{"options": {...}, "targets": [...]}], "contents": {...}}`: targets with
-the same options make a group, and what stands for files (in base64, by path) is laid over them.
+A request is `{"command": "check", "options": [{...}, ...], "targets": [[spec, number of its options], ...], "contents":
+{...}, "jobs": n, "scratch": folder, "cache": folder}`; `contents` (in base64, by path) are laid over the files, and
+with a cache every target says what its results depend on.
 
-The answers for a target: `{"begin": spec, "pid": n}`, any number of `{"result": {...}, "spec": spec}`, then
-`{"end": spec}`, or `{"died": spec, "status": n}` when its process vanished. `{"error": {...}}` is a
-`BnlintError`, `{"internal": {...}}` a fault of bnlint; both carry the spec that they belong to, or None.
+Where forking is safe one worker gets one request and runs every target in a child of its own (`bnlint.forking`), so
+that neither a crash nor a changed global (`sys.modules`, a default dtype) reaches the next one. Elsewhere
+(`python -m bnlint.worker spawn`) it runs what it is asked itself, and says with `"clean": false` that checked code
+has run in it.
+
+For a target: `{"begin": spec, "pid": n}`, any number of `[spec, {"result": {...}}]`, then `{"end": spec, ...}`.
+`{"error": {...}}` is a `BnlintError`, `{"internal": {...}}` a fault of bnlint: alone with the target's spec or None,
+or from within a target.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import json
 import os
+import queue
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
 from bnlint import overlay
 from bnlint.errors import BnlintError, ConfigurationError
+from bnlint.forking import Answer, LifelineLost, Server, Task, end_with_parent, leave
 from bnlint.options import Options
 from bnlint.training.documents import DATA_SUFFIXES
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from bnlint.dependencies import Recorder
     from bnlint.report.report import TargetResult
 
-# macOS system frameworks do not survive a fork without exec, Windows has none
-FORKS = sys.platform == "linux"
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-Answer = Callable[[dict[str, Any]], None]
 Run = Callable[[str], Iterator["TargetResult"]]
+TEMPORARY_FOLDERS = ("TMPDIR", "TEMP", "TMP")  # which differ from run to run: they lie in the scratch folder
 
 
-class RefusedError(PermissionError):
-    """The checked code tried to leave its process. An OSError, as callers expect where such things fail."""
-
-
-def main() -> None:
+def main(start_method: str = "fork") -> None:
     # Imports make hundreds of thousands of objects that live on: collecting among them costs a fifth of a short run.
     gc.set_threshold(100_000, 20, 100)
     lifeline, channel = _take_over_descriptors()
 
-    def answer(message: dict[str, Any]) -> None:
+    def answer(message: Any) -> None:
         channel.write(json.dumps(message, default=str).encode() + b"\n")
         channel.flush()
 
-    _end_with_parent()
-    with _reported(answer, None):
+    end_with_parent()
+    with _reported(answer):
         _import_torch()
         import bnlint.checker as _  # noqa: F401  # heavy imports happen once, while the parent still looks for files
 
-        request = json.loads(lifeline.readline() or "null")
-        if request is not None:
+        forks = start_method == "fork"
+        for request in _requests(lifeline, forks=forks):
             overlay.lay({path: base64.b64decode(text) for path, text in request["contents"].items()})
-            _serve(request, lifeline, answer)
+            if forks:
+                _serve(request, lifeline, channel, answer)
+            else:
+                _serve_here(request, answer)
     channel.flush()
-    _leave(0)
+    leave(0)
 
 
 def _take_over_descriptors() -> tuple[IO[bytes], IO[bytes]]:
@@ -107,37 +111,85 @@ def _import_what_forwards_need(*, many: bool) -> None:
         import torch._dynamo  # noqa: F401
 
 
-def _serve(request: dict[str, Any], lifeline: IO[bytes], answer: Answer) -> None:
-    groups = [(group["targets"], _prepared(request["command"], group, answer)) for group in request["groups"]]
-    runs = [(spec, run) for specs, run in groups if run is not None for spec in specs]
-    if not FORKS:
-        _watch(lifeline)
-    if not all(spec.endswith((*DATA_SUFFIXES, ".toml")) for spec, _ in runs):
-        _import_what_forwards_need(many=FORKS and len(runs) > 1)
-    if request["command"] == "check" and runs:
-        from bnlint.registry import load_rules
-
-        answer({"pages": [asdict(item.page) for item in load_rules()]})
-    gc.freeze()
-    for spec, run in runs:
-        if FORKS:
-            _run_in_child(spec, run, lifeline, answer)
-        else:
-            _run(spec, run, answer)
+# One request -------------------------------------------------------------------------------------------------------
 
 
-def _prepared(command: str, group: dict[str, Any], answer: Answer) -> Run | None:
-    """What to do with each target of a group; what is wrong with their options is said before any of them begins."""
+class _Job:
+    """A request: what to do with each of its targets, under what limits, and what that depends on."""
+
+    def __init__(self, request: dict[str, Any], answer: Answer) -> None:
+        self._request = request
+        self._scratch = request["scratch"]
+        self._recorder = None if request["cache"] is None else self._new_recorder()
+        self.prepared = _prepared(request, answer)
+        if not all(options.no_exec or _is_data(spec) for spec, options, _ in self.prepared):
+            _import_what_forwards_need(many=len(self.prepared) > 1)
+        if self.prepared:
+            answer({"pages": list(_pages(request)), "dependencies": self._recorder and self._recorder.server()})
+
+    def _new_recorder(self) -> Recorder:
+        from bnlint.dependencies import Recorder
+
+        ignored = (self._request["scratch"], self._request["cache"])
+        return Recorder(ignored=ignored, own_variables=TEMPORARY_FOLDERS)
+
+    def run(self, spec: str, options: Options, run: Run, answer: Answer) -> None:
+        """Check one target in this process, from which on there is no way back."""
+        faulthandler.enable(file=2)  # a crash names the line in standard error
+        if hasattr(signal, "SIGUSR2"):
+            faulthandler.register(signal.SIGUSR2, file=2, all_threads=False)  # so does the parent after the time limit
+        sys.argv = [spec.partition(":")[0]]
+        with _reported(answer):
+            if self._recorder is not None:
+                self._recorder.begin(allow=options.allow, files=options.training_files)
+            self.confine(options.allow, options.memory_limit)
+            for result in run(spec):
+                answer({"result": result.to_json()})
+            if self._recorder is not None:
+                recording = self._recorder.finish()
+                answer({"dependencies": recording.dependencies, "reason": recording.reason})
+
+    def confine(self, allow: tuple[str, ...], memory: int | None, *, forks: bool = False) -> None:
+        """Let this process do no more than checked code may."""
+        from bnlint.memory_limit import default_memory
+        from bnlint.sandbox import Policy, confine
+
+        self._scratch = tempfile.mkdtemp(dir=self._scratch)  # in that of the process that this one is forked from
+        limit = default_memory(self._request["jobs"]) if memory is None else memory
+        confine(Policy(self._scratch, frozenset(allow), limit), forks=forks)
+
+
+def _prepared(request: dict[str, Any], answer: Answer) -> list[tuple[str, Options, Run]]:
+    """What to do with each target; what is wrong with its options is said before any of them begins."""
     from bnlint.training.facts import resolve
 
-    options = Options.from_json(group["options"])
-    try:
-        resolve(options)
-        return _command(command, options)
-    except BnlintError as error:
-        for spec in group["targets"]:
-            answer(_error(spec, error))
-        return None
+    made: list[tuple[Options, Run] | BnlintError] = []
+    for value in request["options"]:
+        options = Options.from_json(value)
+        try:
+            resolve(options)
+            made.append((options, _command(request["command"], options)))
+        except BnlintError as error:
+            made.append(error)
+    prepared = []
+    for spec, number in request["targets"]:
+        item = made[number]
+        if isinstance(item, BnlintError):
+            answer(_error(item, spec))
+        else:
+            prepared.append((spec, *item))
+    return prepared
+
+
+def _pages(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if request["command"] == "check":
+        from bnlint.registry import load_rules
+
+        yield from (asdict(item.page) for item in load_rules())
+
+
+def _is_data(spec: str) -> bool:
+    return spec.endswith((*DATA_SUFFIXES, ".toml"))
 
 
 def _command(command: str, options: Options) -> Run:
@@ -160,122 +212,112 @@ def _command(command: str, options: Options) -> Run:
     return lambda spec: describe_target(spec, options)
 
 
-def _run_in_child(spec: str, run: Run, lifeline: IO[bytes], answer: Answer) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setpgid(0, 0)  # the parent stops a target that takes too long with all that it started
-            _end_with_parent()
-            _watch(lifeline)
-            _run(spec, run, answer)
-            _leave(0)
-        finally:
-            os._exit(1)  # whatever the checked code broke: the child must never go on as the server
-    _, status = os.waitpid(child, 0)
-    if status:
-        sys.stderr.flush()
-        answer({"died": spec, "status": os.waitstatus_to_exitcode(status)})
+# In children -----------------------------------------------------------------------------------------------------
 
 
-def _run(spec: str, run: Run, answer: Answer) -> None:
-    faulthandler.enable(file=2)  # a crash names the line in standard error
-    if hasattr(signal, "SIGUSR2"):
-        faulthandler.register(signal.SIGUSR2, file=2, all_threads=False)  # so does the parent after the time limit
-    sys.argv = [spec.partition(":")[0]]
-    answer({"begin": spec, "pid": os.getpid()})
-    with _reported(answer, spec):
-        _confine()
-        for result in run(spec):
-            answer({"result": result.to_json(), "spec": spec})
-    answer({"end": spec})
+@dataclass(frozen=True)
+class _Base:
+    """What several targets share: the installed modules that they import, under what limits."""
+
+    imports: frozenset[str]
+    allow: tuple[str, ...]
+    memory_limit: int | None
 
 
-def _watch(lifeline: IO[bytes]) -> None:
-    """End this process when the parent is gone, even killed: an endless loop must not outlive it."""
+def _serve(request: dict[str, Any], lifeline: IO[bytes], channel: IO[bytes], answer: Answer) -> None:
+    """Run the targets in children, several at a time."""
+    job = _Job(request, answer)
+    many = len(job.prepared) > 1
+    gc.freeze()
+    tasks = [_task(spec, options, run, job, many=many) for spec, options, run in job.prepared]
 
-    def wait() -> None:
-        os.read(lifeline.fileno(), 1)
-        os._exit(1)
+    def prepare(base: Hashable) -> None:
+        from bnlint.preloading import preload
 
-    threading.Thread(target=wait, daemon=True).start()
+        assert isinstance(base, _Base)
+        job.confine(base.allow, base.memory_limit, forks=True)
+        preload(base.imports)
+        gc.freeze()
+
+    try:
+        Server(request["jobs"], lifeline.fileno(), channel.fileno()).run(tasks, prepare)
+    except (LifelineLost, BrokenPipeError):  # the parent was killed: what it would have done is left to this process
+        shutil.rmtree(request["scratch"], ignore_errors=True)
+        leave(1)
 
 
-def _end_with_parent() -> None:
-    """Have Linux kill this process when its parent ends: an endless search of a regular expression holds the lock of
-    the interpreter, which the thread of `_watch` then waits for in vain."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _task(spec: str, options: Options, run: Run, job: _Job, *, many: bool) -> Task:
+    def work(answer: Answer) -> None:
+        job.run(spec, options, run, answer)
+
+    base = None
+    if many and not options.no_exec and not _is_data(spec):
+        from bnlint.preloading import imports_of
+
+        names = imports_of(spec)
+        base = _Base(names, options.allow, options.memory_limit) if names else None
+    return Task(spec, work, base)
 
 
-def _leave(status: int) -> None:
-    """Exit at once: threads and exit handlers of the checked code have no say."""
-    with contextlib.suppress(Exception):  # the checked code may have closed or replaced the streams
+# In this process ---------------------------------------------------------------------------------------------------
+
+
+def _requests(lifeline: IO[bytes], *, forks: bool) -> Iterator[dict[str, Any]]:
+    """What the parent asks. Where nothing is forked a thread sees that the parent is gone: with one, nothing may be."""
+    if forks:
+        line = lifeline.readline()
+        if line:
+            yield json.loads(line)
+        return
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in lifeline:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield json.loads(lines.get())
+
+
+def _serve_here(request: dict[str, Any], answer: Answer) -> None:
+    """Run the targets one after the other, where no child can be forked."""
+    from bnlint import loading
+
+    job = _Job(request, answer)
+    for spec, options, run in job.prepared:
+        answer({"begin": spec, "pid": os.getpid()})
+
+        def say(message: dict[str, Any], spec: str = spec) -> None:
+            answer([spec, message])
+
+        job.run(spec, options, run, say)
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(status)
+        answer({"end": spec, "status": 0, "done": True, "printed": "", "clean": not loading.has_executed()})
 
 
-_REFUSED = {
-    "subprocess.Popen": "start a process",
-    "os.system": "run a shell command",
-    "os.exec": "replace the process",
-    "os.posix_spawn": "start a process",
-    "os.spawn": "start a process",
-    "os.startfile": "start a program",
-    "os.fork": "fork the process",
-    "os.forkpty": "fork the process",
-    "pty.spawn": "start a process",
-    "socket.getaddrinfo": "look up a network address",
-    "socket.gethostbyname": "look up a network address",
-    "socket.connect": "open a network connection",
-    "socket.sendto": "send to the network",
-}
-_confined = False
-
-
-def _confine() -> None:
-    """Refuse processes and network from here on; an audit hook cannot be removed, so it is added once."""
-    global _confined
-    if not _confined:
-        _confined = True
-        sys.addaudithook(_audit)
-
-
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    doing = _REFUSED.get(event)
-    if doing is None:
-        return
-    if event in ("socket.connect", "socket.sendto") and not isinstance(arguments[1], tuple):
-        return  # the path of a Unix socket: that stays on this machine
-    raise RefusedError(f"bnlint refused to {doing} ({event}) while the checked code ran")
+# What goes wrong ----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _reported(answer: Answer, spec: str | None) -> Iterator[None]:
+def _reported(answer: Answer) -> Iterator[None]:
     """Answer with what went wrong instead of raising it."""
     try:
         yield
     except BnlintError as error:
-        answer(_error(spec, error))
+        answer(_error(error, None))
     except Exception as error:  # a boundary: whatever it is, the parent has to hear of it
         import traceback
 
-        answer(
-            {
-                "internal": {
-                    "spec": spec,
-                    "message": f"{type(error).__name__}: {error}",
-                    "traceback": traceback.format_exc(),
-                }
-            }
-        )
+        message = f"{type(error).__name__}: {error}"
+        answer({"internal": {"spec": None, "message": message, "traceback": traceback.format_exc()}})
 
 
-def _error(spec: str | None, error: BnlintError) -> dict[str, Any]:
+def _error(error: BnlintError, spec: str | None) -> dict[str, Any]:
     return {"error": {"spec": spec, "message": error.message, "hint": error.hint}}
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

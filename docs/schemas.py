@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bnlint import settings
+from bnlint import setting_values
+from bnlint.options import LEVELS, SIZE
 from bnlint.settings import KEYS, TARGET_KEYS, Key
 from bnlint.training.config import FIELDS
 from bnlint.training.dialects import native
@@ -101,7 +102,7 @@ def described(schema: Schema, description: str) -> Schema:
 
 def _clause() -> str:
     """The pattern of one version without the names of its groups, which JSON schemas do not have."""
-    return settings._CLAUSE.pattern.replace("?P<operator>", "").replace("?P<release>", "")
+    return setting_values.CLAUSE.pattern.replace("?P<operator>", "").replace("?P<release>", "")
 
 
 OF_FACT_READER: dict[Callable[..., Any], Schema] = {
@@ -114,16 +115,19 @@ OF_FACT_READER: dict[Callable[..., Any], Schema] = {
     native._inputs: INPUTS,
 }
 OF_KEY_READER: dict[Callable[..., Any], Schema] = {
-    settings._text: TEXT,
-    settings._boolean: {"type": "boolean"},
-    settings._seconds: {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": LARGEST},
-    settings._texts: TEXTS,
-    settings._text_or_texts: {"anyOf": [TEXT, TEXTS]},
-    settings._codes: TEXTS,
-    settings._levels: {"type": "object", "additionalProperties": {"enum": list(settings.LEVELS)}},
-    settings._codes_by_pattern: {"type": "object", "additionalProperties": TEXTS},
-    settings._fact_paths: table(dict.fromkeys(FIELDS, TEXT)),
-    settings._specifier: {"type": "string", "pattern": f"^{_clause()}(,{_clause()})*$"},
+    setting_values.read_text: TEXT,
+    setting_values.read_boolean: {"type": "boolean"},
+    setting_values.read_seconds: {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": LARGEST},
+    setting_values.read_size: {
+        "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^ *{SIZE.pattern} *$"}]
+    },
+    setting_values.read_texts: TEXTS,
+    setting_values.read_text_or_texts: {"anyOf": [TEXT, TEXTS]},
+    setting_values.read_codes: TEXTS,
+    setting_values.read_levels: {"type": "object", "additionalProperties": {"enum": list(LEVELS)}},
+    setting_values.read_codes_by_pattern: {"type": "object", "additionalProperties": TEXTS},
+    setting_values.read_fact_paths: table(dict.fromkeys(FIELDS, TEXT)),
+    setting_values.read_specifier: {"type": "string", "pattern": f"^{_clause()}(,{_clause()})*$"},
 }
 
 
@@ -138,10 +142,10 @@ def of_fact(name: str) -> Schema:
 
 def of_key(name: str, key: Key) -> Schema:
     """The schema of one key of the settings, by the function that reads it."""
-    if key.read is settings._tables:
+    if key.read is setting_values.read_tables:
         entry = table({name: of_key(name, item) for name, item in TARGET_KEYS.items()}, ("model",))
         schema: Schema = {"type": "array", "items": entry}
-    elif key.read is settings._shapes:
+    elif key.read is setting_values.read_shapes:
         schema = of_fact(name)
     else:
         schema = OF_KEY_READER[key.read] if key.read in OF_KEY_READER else _made(key.read)

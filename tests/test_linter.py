@@ -281,7 +281,7 @@ class Part(nn.Module):
     ("text", "options", "severity"),
     [
         pytest.param(PART, {}, Severity.WARNING, id="all that a named file has"),
-        pytest.param(PART, {"found_in_folders": ("model.py",)}, Severity.INFO, id="met in a folder"),
+        pytest.param(PART, {"found_in_folder": True}, Severity.INFO, id="met in a folder"),
         pytest.param(NET + PART, {}, Severity.INFO, id="beside a model that was checked"),
     ],
 )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from bnlint.commands.baselines import Baselines
 from bnlint.commands.output import say
 from bnlint.commands.requests import Requests, file_of
-from bnlint.commands.results import BESIDE, require_format, require_places, write_results
-from bnlint.commands.running import complained, listener, say_excluded, say_without_model
-from bnlint.errors import UsageError
+from bnlint.commands.resources import resources
+from bnlint.commands.results import BESIDE, Results, require_format, require_places
+from bnlint.commands.running import complained, listener, say_excluded, say_not_kept, say_without_model
+from bnlint.errors import BnlintError, UsageError
 from bnlint.report.report import Report
-from bnlint.session import Outcome, run
+from bnlint.session import Outcome, Request, run
 
 PRINTED = ("output_format", "output_file", "statistics", *BESIDE)  # what `--write-baseline` does not print
 # Flags beside which others make no sense: a watched file must not be changed by who watches it, for one.
@@ -66,7 +67,15 @@ class _Run:
         self.requests = Requests(values)
         require_format(values, self.requests.settings)
         require_places(values, self.requests.files_read())
-        self.listener = listener(quiet=values["quiet"], talkative=self._talkative)
+        settings = self.requests.settings
+        self.results = Results(values, settings, self._has_baseline)
+        self.listener = listener(
+            quiet=values["quiet"],
+            talkative=self._talkative,
+            color=values["color"] or settings.color,
+            found=self.results.found,
+            is_filtered=self._has_baseline,
+        )
         self._started = time.monotonic()
 
     @property
@@ -84,10 +93,12 @@ class _Run:
         baselines.say_hidden(outcome.report, report)
         printed = not (values["diff"] or values["write_baseline"])
         if printed and (report.targets or not outcome.problems):
-            write_results(report, values, self.requests.settings, time.monotonic() - self._started)
+            self.results.write(report, time.monotonic() - self._started)
         if not values["quiet"]:
             say_without_model((*outcome.without_model, *self.requests.no_training_files), self._talkative)
             say_excluded(tuple(self.requests.excluded), self._talkative)
+        if self._talkative:
+            say_not_kept(outcome.not_kept)
         if complained(outcome, values["debug"]):
             return 2
         _require_use_of_inputs(report, values["inputs"])
@@ -106,11 +117,18 @@ class _Run:
         requests = self.requests
         options = requests.options(".")
         targets = requests.targets()
-        outcome = run("check", requests.of(targets or (".",)), self.listener, contents)
+        outcome = self._session(requests.of(targets or (".",)), contents)
         internal = any(problem.internal for problem in outcome.problems)
         if targets or not options.training_files or outcome.report.targets or internal:
             return outcome
-        return run("check", requests.of([file_of(name) for name in options.training_files]), self.listener, contents)
+        return self._session(requests.of([file_of(name) for name in options.training_files]), contents)
+
+    def _session(self, requests: Iterable[Request | BnlintError], contents: Mapping[str, bytes]) -> Outcome:
+        with self.listener as heard:
+            return run("check", requests, heard, contents, **resources(self.values, self.requests.settings))
+
+    def _has_baseline(self, target: str) -> bool:
+        return bool(self.values["baseline"] or self.requests.settings_of(target).baseline)
 
     def _fixed(self, outcome: Outcome, baselines: Baselines) -> tuple[Outcome, bool]:
         """The outcome after the fixes, and whether they change a file. With `--diff` they are shown, not made."""

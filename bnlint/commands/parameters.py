@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bnlint.errors import UsageError
+from bnlint.options import LEVELS, bytes_of
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -116,6 +117,17 @@ def _shape(text: str, flag: str) -> list[int] | dict[str, Any]:
     return {"shape": shape, "dtype": dtype} if separator else shape
 
 
+def size(_: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """A size in bytes: `500M`, `8G`."""
+    if value is None:
+        return None
+    found = bytes_of(value)
+    if found is None:
+        flag = parameter.opts[0]
+        raise UsageError(f"{flag} {value!r} is not a size", f"write it as in {flag} 500M or {flag} 8G")
+    return found
+
+
 def codes(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Rule codes, code prefixes or names, joined by commas."""
     found: list[str] = []
@@ -130,15 +142,14 @@ def codes(_: click.Context, parameter: click.Parameter, values: tuple[str, ...])
 
 def severities(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """`CODE=LEVEL`, each."""
-    levels = ("error", "warning", "info")
     found = {}
     for value in values:
         code, _, level = value.partition("=")
-        if not code or level not in levels:
+        if not code or level not in LEVELS:
             flag = parameter.opts[0]
             raise UsageError(
                 f"{flag} {value!r} is not of the form CODE=LEVEL",
-                f"write it as in {flag} BN602=warning; the levels are {', '.join(levels)}",
+                f"write it as in {flag} BN602=warning; the levels are {', '.join(LEVELS)}",
             )
         found[code] = level
     return found

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from bnlint.errors import BnlintError, UsageError
 from bnlint.files import expand, is_excluded, is_left_out, split_file
@@ -201,6 +201,9 @@ def make_options(values: Mapping[str, Any], settings: Settings | None = None, ta
         isolated=values.get("isolated", False),
         fail_level=values.get("fail_level") or settings.fail_level,
         timeout=values.get("timeout") or settings.timeout,
+        memory_limit=values.get("memory_limit") or settings.memory_limit,
+        allow=tuple(sorted(set(values.get("allow", ())))),
+        no_exec=values.get("no_exec", False),
         debug=values.get("debug", False),
     )
 
@@ -244,9 +247,19 @@ def file_of(name: str) -> str:
     return str(split_dialect(name)[1])
 
 
-def _selection(values: Mapping[str, Any], settings: Settings) -> dict[str, tuple[str, ...]]:
+class _Selection(TypedDict):
+    select: tuple[str, ...]
+    ignore: tuple[str, ...]
+    extend_select: tuple[str, ...]
+
+
+def _selection(values: Mapping[str, Any], settings: Settings) -> _Selection:
     """`--select` sets aside all three keys of the settings; the other two flags add, and win over what they name."""
-    flags = {name: tuple(values.get(name, ())) for name in ("select", "ignore", "extend_select")}
+    flags: _Selection = {
+        "select": tuple(values.get("select", ())),
+        "ignore": tuple(values.get("ignore", ())),
+        "extend_select": tuple(values.get("extend_select", ())),
+    }
     if flags["select"]:
         return flags
     ignored = (code for code in settings.ignore if code not in flags["extend_select"])

@@ -128,12 +128,15 @@ class _Shown:
             case "baseline":
                 file = values["baseline"] or settings.baseline
                 return None if file is None else self._path(file), self._flag_or(key)
+            case "cache-dir":
+                folder = values["cache_dir"] or settings.cache_dir
+                return None if folder is None else self._path(folder), self._flag_or(key)
             case "output-format" | "color":
                 stated = values[key.replace("-", "_")]
                 return stated or _of(self._of_output, key), self._flag_or(key, self._of_output)
             case "preview":
                 return options.preview, "--preview" if values["preview"] else self._place(key)
-            case "fail-level" | "timeout":
+            case "fail-level" | "timeout" | "memory-limit":
                 return _of(options, key), self._flag_or(key)
             case _:
                 return _of(settings, key), self._place(key)

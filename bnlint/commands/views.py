@@ -7,6 +7,7 @@ from typing import Any
 
 from bnlint.commands.output import complain, terminal, write
 from bnlint.commands.requests import Requests
+from bnlint.commands.resources import resources
 from bnlint.commands.running import complained, listener, say_without_model
 from bnlint.session import run
 
@@ -15,7 +16,8 @@ def run_view(command: str, values: Mapping[str, Any]) -> int:
     """The exit status of `graph` and `norms`: 0 when every target was shown, 1 when one could not be."""
     requests = Requests(values)
     out = terminal(values["color"] or requests.settings.color)
-    outcome = run(command, requests.of(values["targets"]), listener(quiet=False, talkative=values["debug"]))
+    told = listener(quiet=False, talkative=values["debug"])
+    outcome = run(command, requests.of(values["targets"]), told, **resources(values, requests.settings))
     if command == "norms":
         from bnlint.report.norms import render
     else:

@@ -46,8 +46,10 @@ def _checked_words(checked: Sequence[TargetResult]) -> str:
     """ "2 models", "1 training file", or both."""
     files = sum(target.status == "configuration" for target in checked)
     scripts = sum(target.status == "script" for target in checked)
-    models = len(checked) - files - scripts
-    words = [counted(models, "model")] if models or not (files or scripts) else []
+    sources = sum(target.status == "source" for target in checked)
+    models = len(checked) - files - scripts - sources
+    words = [counted(models, "model")] if models or not (files or scripts or sources) else []
+    words += [counted(sources, "source file")] if sources else []
     words += [counted(files, "training file")] if files else []
     words += [counted(scripts, "script")] if scripts else []
     return " and ".join(words)
@@ -77,6 +79,8 @@ def status(target: TargetResult) -> str:
             return f"the forward was not traced, only the module tree was checked{given}"
         case "configuration":
             return "the training facts of this file were checked, no model"
+        case "source":
+            return "read, not executed: what its source shows was checked, no model"
         case "script":
             return "what this script does was checked, no model"
         case _:

@@ -68,6 +68,10 @@ class Candidates:
     unbuildable: tuple[Unbuildable, ...]
     builders: tuple[Factory, ...] = ()
 
+    def __bool__(self) -> bool:
+        """Whether the file may offer any model."""
+        return bool(self.instances or self.factories or self.root_classes or self.unbuildable)
+
 
 def find_candidates(source: SourceFile) -> Candidates:
     """Read the candidates from a file without running it."""
