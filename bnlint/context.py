@@ -61,6 +61,7 @@ class Context:
         self.source = source  # the target's own file, None for a live module or an importable object
         self._step = step
         self.program = program  # what the script does; None in the context of one model
+        self._built_together: dict[tuple[Span | None, Span | None, str], bool] = {}
         self.models = models  # in the context of a script: those of the models that it builds
 
     @property
@@ -320,9 +321,8 @@ class Context:
         """
         from bnlint.graph.conversion import already_lost, lost_in_conversion
 
-        shapes = {call.path: call.shape for call in self.graph().norm_calls}
         look = already_lost if converted else lost_in_conversion
-        return look(layer.module, shapes.get(layer.path))
+        return look(layer.module, self.graph().norm_shapes.get(layer.path))
 
     def branches(self, layers: Iterable[Layer]) -> Iterator[Branch]:
         """The conditions in the forward on which it depends whether these layers run, where ranks may disagree."""
@@ -445,11 +445,17 @@ class Context:
         from bnlint.graph.construction import call_at, called_name
         from bnlint.source.together import makes_both
 
-        first, second = (call_at(self.span_of(item), self._read_source) for item in (path, other))
-        if first is None or second is None or first[0].path != second[0].path:
-            return False
-        named = called_name(second[1]) == type(self.modules[other]).__name__
-        return named and makes_both(first[0], first[1], second[1])
+        key = (self.span_of(path), self.span_of(other), type(self.modules[other]).__name__)
+        if key not in self._built_together:
+            first, second = (call_at(span, self._read_source) for span in key[:2])
+            self._built_together[key] = (
+                first is not None
+                and second is not None
+                and first[0].path == second[0].path
+                and called_name(second[1]) == key[2]
+                and makes_both(first[0], first[1], second[1])
+            )
+        return self._built_together[key]
 
     def replace_module_argument(self, path: str, name: str, value: str, *, title: str, safe: bool = False) -> Fix:
         """A fix that writes `name=value` into the call that constructed the module at a path; else advice."""

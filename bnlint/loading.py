@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bnlint.errors import TargetError, UsageError, text_of
-from bnlint.graph.build import state_kept, without_initialisation
+from bnlint.graph.build import initialisation_postponed, state_kept
 from bnlint.graph.converted import conversions_noted
 from bnlint.graph.devices import devices_answered
 from bnlint.graph.frames import is_internal, is_user_file
@@ -144,7 +144,7 @@ def imports(shown: str, roots: tuple[str, ...], weights: list[WeightsNotLoaded])
             stack.enter_context(weights_answered(weights))
             stack.enter_context(construction_spans(roots))
             stack.enter_context(conversions_noted())
-            stack.enter_context(without_initialisation())
+            stack.enter_context(initialisation_postponed())
             stack.enter_context(devices_answered())
             stack.enter_context(wrappers_taken_off())
             yield

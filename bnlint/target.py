@@ -16,7 +16,7 @@ from torch import nn
 from bnlint.errors import TargetError, UsageError, text_of
 from bnlint.files import split_file
 from bnlint.graph.arguments import Answers, arguments_answered
-from bnlint.graph.build import BuildFailure, Built, build
+from bnlint.graph.build import BuildFailure, Built, build, initialise, seeded, state_kept
 from bnlint.graph.modules import walk
 from bnlint.graph.writes import writes_answered
 from bnlint.loading import (
@@ -84,6 +84,9 @@ class LoadedTarget:
         with arguments_answered(Answers()):
             model = _built(self.make, self.roots, values=True).model
         assert isinstance(model, nn.Module)
+        with state_kept():
+            seeded(0)
+            initialise(model)  # one that the file has made while it was imported
         return model
 
 

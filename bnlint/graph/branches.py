@@ -132,7 +132,7 @@ class _Reader:
         """Whether anything in a method may differ between ranks."""
         if any(path == self.path for path, _ in self.graph.value_reads):
             return True
-        if any(node.meta.get("data_dims") for node in self.graph.fx.nodes):
+        if self.graph.has_data_sizes:
             return True
         return not _RANDOM_NAMES.isdisjoint(function.__code__.co_names)
 

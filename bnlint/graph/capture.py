@@ -6,9 +6,11 @@ tensors; keep what ran before the failure; the module tree alone.
 
 from __future__ import annotations
 
+import ast
 import copy
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -25,11 +27,13 @@ from bnlint.graph.build import Built, seeded, state_kept
 from bnlint.graph.construction import Construction, constructing_call, function_argument, module_argument
 from bnlint.graph.inputs import DetectionInputs, ModelInputs
 from bnlint.graph.intercept import norms_intercepted
+from bnlint.graph.kept import model_kept
 from bnlint.graph.layer import Layer, NormCall
-from bnlint.graph.live import LARGE, detached, shared
+from bnlint.graph.live import LARGE
 from bnlint.graph.live_spans import live_span
+from bnlint.graph.meta_copy import copied_on_meta, is_lazy, on_meta
 from bnlint.graph.model_graph import ForwardError, ModelGraph
-from bnlint.graph.modules import evaluate, train, walk, walk_parameters
+from bnlint.graph.modules import deeper, evaluate, train, walk, walk_parameters
 from bnlint.graph.nested import shapes
 from bnlint.graph.norms import layers_of, running_mean_of
 from bnlint.graph.record import Recorder, forward_error
@@ -77,7 +81,9 @@ class Capture:
         except Exception as error:
             raise TargetError(
                 f"the model cannot be put in training mode: train() raises {type(error).__name__}: {text_of(error)}",
-                "correct the train() method, which PyTorch calls with the mode",
+                "nest its modules less deeply: a training run fails in the same call"
+                if isinstance(error, RecursionError)
+                else "correct the train() method, which PyTorch calls with the mode",
                 code="BN902",
             ) from error
         self.build_step = built.step
@@ -88,13 +94,15 @@ class Capture:
         self._graphs: dict[int, ModelGraph] = {}
         self._outputs: dict[int, Any] = {}
         self._evaluations: dict[int, ModelGraph] = {}
+        self._constructions: dict[tuple[Span | None, ast.Call], Construction] = {}
+        self._constructed_with = 0
         self._real: nn.Module | None = None
         self._varying: frozenset[tuple[int, str]] | None = None  # known once the recording needs real values
         self.has_forward = has_forward(self.model)
-        self._record_step = None if self.has_forward or _is_lazy(self.model) else record_step
+        self._record_step = None if self.has_forward or is_lazy(self.model) else record_step
         self._input_error: ForwardError | None = None if self.has_forward else _no_forward(self.model)
         self.inputs = inputs or model_inputs.stated_by_model(self.model) or self._assumed_inputs()
-        if self.has_forward and self.inputs is not None and _is_lazy(self.model):
+        if self.has_forward and self.inputs is not None and is_lazy(self.model):
             self._record(self.model, 2, "meta")  # lazy layers get their sizes from a first forward
             del self._by_path
         self.modules = dict(walk(self.model))
@@ -176,7 +184,8 @@ class Capture:
             return _not_run(batch_size, "modules", self._input_error)
         real = self._real if step == "real" else None
         try:
-            model = copy.deepcopy(real or self.model)  # `eval()` may do more than to set the mode
+            with deeper(4):
+                model = copy.deepcopy(real or self.model)  # `eval()` may do more than to set the mode
             evaluate(model)
         except Exception as failure:  # the user's class
             return _not_run(batch_size, "partial", forward_error(failure, None))
@@ -192,7 +201,7 @@ class Capture:
             except (RuntimeError, MemoryError) as failure:  # a size that no memory holds
                 return _not_run(batch_size, "partial", forward_error(failure, None))
             layers = self._by_path if model is not self._real else self._layers_of_real()
-            with torch.set_grad_enabled(step == "meta"):
+            with torch.enable_grad():  # as in training: models ask for it
                 graph = Recorder(model, layers).record(args, kwargs, batch_size, step)
         return self._with_edits(graph)
 
@@ -213,9 +222,10 @@ class Capture:
         if graph.error is None or not (graph.error.values_missing or graph.error.type_name in _MISSING):
             return graph
         calls, called = list(graph.norm_calls), set(graph.called_modules)
+        above = {layer: _prefixes(layer) for layer in self._by_path if layer not in called}
+        unseen = Counter(prefix for prefixes in above.values() for prefix in prefixes)  # norms in each module
         for path, module in walk(self.model):
-            inside = [layer for layer in self._by_path if layer == path or layer.startswith(f"{path}.")]
-            if not path or path in called or not module._modules or all(layer in called for layer in inside):
+            if not path or path in called or not module._modules or not unseen[path]:
                 continue
             for candidate in itertools.islice(model_inputs.candidates(module), _PART_TRIES):
                 args, kwargs = candidate.tensors(graph.batch_size, self._meta_tensor)
@@ -223,6 +233,7 @@ class Capture:
                     part = Recorder(module, self._by_path, path).record(args, kwargs, graph.batch_size, "meta")
                 if part.error is None:
                     calls += part.norm_calls
+                    unseen.subtract(prefix for new in part.called_modules - called for prefix in above.get(new, ()))
                     called |= part.called_modules
                     break
         leaves = [path for path, module in walk(self.model) if not module._modules]
@@ -235,7 +246,8 @@ class Capture:
         )
 
     def _real_model(self, error: ForwardError) -> nn.Module | None:
-        size = sum(tensor.numel() for _, tensor in walk_parameters(self.model))
+        known = (item for _, item in walk_parameters(self.model) if not nn.parameter.is_lazy(item))
+        size = sum(item.numel() for item in known)
         if size > LARGE and not error.values_missing:
             return None  # building it for real would only repeat the failure, at a price
         if self._real is None and self._rebuild is not None:
@@ -262,9 +274,11 @@ class Capture:
             return None
         real = self._real if self._varying is not None else None
         try:
-            args, kwargs = self.inputs.tensors(batch_size, self._meta_tensor if real is None else self._real_tensor)
-            with state_kept(), weights_answered([]), norms_intercepted(), torch.no_grad():
-                return shapes((real or self.model)(*args, **kwargs))
+            model, make = (self.model, self._meta_tensor) if real is None else (real, self._real_tensor)
+            with state_kept(), model_kept(model), weights_answered([]), norms_intercepted(), torch.no_grad():
+                seeded(batch_size)
+                args, kwargs = self.inputs.tensors(batch_size, make)
+                return shapes(model(*args, **kwargs))
         except (Exception, SystemExit):  # the recorder knows more ways to get on
             return self.graph(batch_size).output
 
@@ -310,7 +324,7 @@ class Capture:
         if self._record_step is not None:
             return self._record_step(self.model, candidate, _TRIED_BATCH, {})
         # a lazy layer takes its size from the first shape that it sees, which may be the wrong one
-        model = _copied(self.model) if _is_lazy(self.model) else self.model
+        model = copied_on_meta(self.model) if is_lazy(self.model) else self.model
         with state_kept(), weights_answered([]), torch.no_grad():
             args, kwargs = candidate.tensors(_TRIED_BATCH, self._meta_tensor)
             return Recorder(model, {}).record(args, kwargs, _TRIED_BATCH, "meta")
@@ -346,14 +360,33 @@ class Capture:
         if found is None:
             return None
         graphs = tuple(self._graphs.values())
-        return Construction(
-            source=found[0],
-            call=found[1],
-            layers=tuple(item for item in self.layers if item.span == layer.span),
-            calls=tuple(call for graph in graphs for call in graph.norm_calls if call.span == layer.span),
-            recorded=bool(graphs) and all(graph.error is None and graph.step != "modules" for graph in graphs),
-            loads_weights=bool(self.weights),
-        )
+        if len(graphs) > self._constructed_with:  # a later recording has more calls of the same layers
+            self._constructed_with = len(graphs)
+            self._constructions = {}
+        key = (layer.span, found[1])
+        if key not in self._constructions:
+            calls = (call for graph in graphs for call in graph.calls_at(layer.span))
+            self._constructions[key] = Construction(
+                source=found[0],
+                call=found[1],
+                layers=self._layers_at.get(layer.span, ()),
+                calls=tuple(calls),
+                recorded=bool(graphs) and all(graph.error is None and graph.step != "modules" for graph in graphs),
+                loads_weights=bool(self.weights),
+            )
+        return self._constructions[key]
+
+    @cached_property
+    def _layers_at(self) -> dict[Span | None, tuple[Layer, ...]]:
+        found: dict[Span | None, list[Layer]] = {}
+        for layer in self.layers:
+            found.setdefault(layer.span, []).append(layer)
+        return {span: tuple(layers) for span, layers in found.items()}
+
+
+def _prefixes(path: str) -> list[str]:
+    """The path of a module and those of the modules around it, but for the model itself."""
+    return [*(path[:end] for end, sign in enumerate(path) if sign == "."), path]
 
 
 class _OneInput(nn.Module):
@@ -405,70 +438,24 @@ def _tensor_shapes(output: Any) -> Iterator[tuple[int, ...]]:
             yield from _tensor_shapes(item)
 
 
-def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of a model whose tensors are on the meta device; the model itself when it is there already.
-
-    Nothing of the given model is changed and no weight is copied. Raises `TargetError` when it cannot be copied.
-    """
-    tensors = [tensor for _, module in walk(model) for tensor in _tensors_of(module)]
-    if all(tensor.device.type == "meta" for tensor in tensors) and not _has_foreign(model):
-        return model
-    try:
-        return _copied(model)
-    except Exception as error:
-        raise TargetError(
-            f"the model cannot be copied ({type(error).__name__}: {error}), so it cannot be traced without touching it",
-            "name a function that builds it, as in bnlint check model.py:build_model",
-            code="BN902",
-        ) from error
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """A copy on the meta device; `deepcopy` alone raises for a lazy buffer that has no shape yet."""
-    memo = shared(model)
-    memo |= {id(tensor): _to_meta(tensor) for _, module in walk(model) for tensor in _tensors_of(module)}
-    return detached(copy.deepcopy(model, memo), memo)
-
-
 def _as_it_is(model: nn.Module) -> None:
     """Leave the modes to whoever has set them."""
 
 
-def _has_foreign(model: nn.Module) -> bool:
-    return not hasattr(model, "_bnlint_span")
-
-
 def _is_updated(module: nn.Module) -> bool:
     """Whether a norm has running statistics that a training or a checkpoint has set."""
-    mean, count = running_mean_of(module), getattr(module, "num_batches_tracked", None)
+    mean = running_mean_of(module)
+    if mean is None:
+        return False
+    count = getattr(module, "num_batches_tracked", None)
     counted = (count,) if isinstance(count, torch.Tensor) else ()
     known = [item for item in (mean, *counted) if item is not None and not item.is_meta]
-    if mean is None or any(nn.parameter.is_lazy(item) for item in known):
+    if any(nn.parameter.is_lazy(item) for item in known):
         return False
     try:
         return any(bool((item != 0).any()) for item in known)
     except RuntimeError:  # a fake tensor says where it is and holds no values all the same
         return False
-
-
-def _is_lazy(model: nn.Module) -> bool:
-    return any(nn.parameter.is_lazy(tensor) for _, module in walk(model) for tensor in _tensors_of(module))
-
-
-def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
-    if nn.parameter.is_lazy(tensor):
-        uninitialised: Any = type(tensor)  # its signature says nothing of the device
-        return uninitialised(requires_grad=tensor.requires_grad, device="meta")  # type: ignore[no-any-return]
-    moved = torch.empty_like(tensor, device="meta", requires_grad=False)
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(moved, requires_grad=tensor.requires_grad)
-    return moved
-
-
-def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
-    found = [*module._parameters.values(), *module._buffers.values()]
-    found += [value for value in vars(module).values() if isinstance(value, torch.Tensor) and value.grad_fn is not None]
-    return [tensor for tensor in found if tensor is not None]
 
 
 def _varying_calls(first: ModelGraph, second: ModelGraph) -> frozenset[tuple[int, str]]:

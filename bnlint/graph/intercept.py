@@ -15,21 +15,32 @@ from torch import Tensor, nn
 
 from bnlint.graph.meta_kernels import KERNELS, PLACES, answer
 
+_CHECKS = ("_verify_batch_size", "_verify_spatial_size")
+
 
 @contextmanager
-def norms_intercepted(kernels: Collection[Callable[..., Any]] = KERNELS) -> Iterator[None]:
+def norms_intercepted(
+    kernels: Collection[Callable[..., Any]] = KERNELS, refuses: Callable[[ValueError], bool] = lambda error: False
+) -> Iterator[None]:
     """While active, a norm over a single value does not raise: the rules judge it from its shape.
 
+    Where `refuses(error)` holds it raises all the same, because the model may catch that.
     On meta tensors these kernels, the norms and other operations that are slow there, are answered by `meta_kernels`.
     """
 
-    def unchecked(size: Any) -> None:
-        return None
+    def passing(check: Callable[[Any], None]) -> Callable[[Any], None]:
+        def unchecked(size: Any) -> None:
+            try:
+                check(size)
+            except ValueError as error:
+                if refuses(error):
+                    raise
 
-    functional = torch.nn.functional
+        return unchecked
+
+    functional: Any = torch.nn.functional
     patches: list[tuple[Any, str, Any]] = [
-        (functional, "_verify_batch_size", unchecked),
-        (functional, "_verify_spatial_size", unchecked),
+        *((functional, name, passing(getattr(functional, name))) for name in _CHECKS),
         *((owner, name, _shortcut(kernel)) for owner, name in PLACES if (kernel := getattr(owner, name)) in kernels),
     ]
     with ExitStack() as stack:

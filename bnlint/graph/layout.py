@@ -80,7 +80,9 @@ def _feature_axis(node: Node, known: Mapping[Node, FeatureAxis]) -> FeatureAxis 
         return _moved(node, source, len(shape))
     if name == "flatten":
         return source if source is not None and _untouched(source, inputs[0].meta["shape"], shape) else None
-    if type(leaf).forward.__module__ in _KEEPING_MODULES if leaf is not None else name in _KEEPING_FUNCTIONS:
+    # the class of a scripted module raises where its `forward` is asked for
+    home = getattr(getattr(type(leaf), "forward", None), "__module__", None)
+    if home in _KEEPING_MODULES if leaf is not None else name in _KEEPING_FUNCTIONS:
         return _kept(inputs, known, shape)
     return source if isinstance(leaf, (nn.GroupNorm, nn.Identity)) else None
 

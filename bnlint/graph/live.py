@@ -69,7 +69,10 @@ def real_copy(model: nn.Module) -> nn.Module:
         raise TargetError("the model is too large to be copied", "check a smaller one of its kind", code="BN903")
     memo = shared(model)
     for item in tensors:
-        if item is not None and item.device.type != "cpu":
+        if item is not None and nn.parameter.is_lazy(item):  # `deepcopy` raises for a lazy buffer
+            uninitialised: Any = type(item)  # its signature says nothing of the device
+            memo[id(item)] = uninitialised(requires_grad=item.requires_grad, device="cpu")
+        elif item is not None and item.device.type != "cpu":
             moved = item.detach().cpu()
             parameter = nn.Parameter(moved, item.requires_grad) if isinstance(item, nn.Parameter) else moved
             memo[id(item)] = parameter

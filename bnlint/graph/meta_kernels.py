@@ -80,6 +80,26 @@ def _attention(kernel: Kernel, source: Tensor, args: Arguments, kwargs: Mapping[
     return _with_last_axis(query, value.shape[-1])
 
 
+def _arithmetic(kernel: Kernel, source: Tensor, args: Arguments, kwargs: Mapping[str, Any]) -> Tensor | None:
+    if len(args) != 2 or kwargs or type(source) not in _PLAIN or not source.is_contiguous():
+        return None
+    other = args[1]
+    if type(other) in (int, float):
+        return source.clone()
+    if type(other) not in _PLAIN or other.dtype != source.dtype or not other.is_meta or not other.is_contiguous():
+        return None
+    wide, narrow = (source, other) if _reaches(other, source) else (other, source)
+    return _following(wide, narrow).clone() if _reaches(narrow, wide) else None
+
+
+def _reaches(narrow: Tensor, wide: Tensor) -> bool:
+    """Whether one tensor takes the shape of another where they meet."""
+    if narrow.shape == wide.shape:
+        return True
+    pairs = zip(reversed(narrow.shape), reversed(wide.shape), strict=False)
+    return narrow.dim() <= wide.dim() and all(size in (1, length) for size, length in pairs)
+
+
 def _following(source: Tensor, weight: Tensor | None) -> Tensor:
     """The source, requiring a gradient where the weight does: models ask for it before they checkpoint."""
     if weight is None or not weight.requires_grad or source.requires_grad:
@@ -93,11 +113,13 @@ def _with_last_axis(source: Tensor, size: int) -> Tensor:
     return expanded.clone(memory_format=torch.contiguous_format)
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 _NORMS = ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm")
-_ELEMENTWISE = ("gelu", "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu", "elu", "mish")
+_ELEMENTWISE = ("gelu", "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu", "elu", "mish", "silu")
 _ANSWERS: Mapping[Kernel, Callable[[Kernel, Tensor, Arguments, Mapping[str, Any]], Tensor | None]] = {
     **{getattr(torch, name): _norm for name in _NORMS},
     **{getattr(_functional, name): _elementwise for name in _ELEMENTWISE},
+    **{getattr(Tensor, name): _arithmetic for name in ("add", "sub", "mul", "div")},
     _functional.linear: _linear,
     _functional.scaled_dot_product_attention: _attention,
 }

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch.fx import Graph, Node
 
     from bnlint.diagnostic import Span
-    from bnlint.graph.layer import NormCall
+    from bnlint.graph.layer import Layer, NormCall
     from bnlint.graph.layout import FeatureAxis
 
 
@@ -77,6 +77,49 @@ class ModelGraph:
             if call.kind in kinds:
                 counts.setdefault((call.path, call.span, call.shape, call.data_dependent), []).append(call)
         return tuple((calls[0], len(calls)) for calls in counts.values())
+
+    def alike(self, layer: Layer) -> tuple[NormCall, ...]:
+        """The calls of a layer, or of the norm function at its place, in the order they ran."""
+        return self._by_layer.get((layer.path, layer.span), ())
+
+    @cached_property
+    def _by_layer(self) -> Mapping[tuple[str, Span | None], tuple[NormCall, ...]]:
+        found: dict[tuple[str, Span | None], list[NormCall]] = {}
+        for call in self.norm_calls:
+            found.setdefault((call.path, call.span), []).append(call)
+        return {place: tuple(calls) for place, calls in found.items()}
+
+    def calls_of(self, path: str) -> tuple[NormCall, ...]:
+        """The norm calls at a path, those of norm functions there included, in the order they ran."""
+        return self._by_path.get(path, ())
+
+    @cached_property
+    def _by_path(self) -> Mapping[str, tuple[NormCall, ...]]:
+        found: dict[str, list[NormCall]] = {}
+        for call in self.norm_calls:
+            found.setdefault(call.path, []).append(call)
+        return {path: tuple(calls) for path, calls in found.items()}
+
+    def calls_at(self, span: Span | None) -> tuple[NormCall, ...]:
+        """The calls of the norms that one place constructs, in the order they ran."""
+        return self._by_span.get(span, ())
+
+    @cached_property
+    def _by_span(self) -> Mapping[Span | None, tuple[NormCall, ...]]:
+        found: dict[Span | None, list[NormCall]] = {}
+        for call in self.norm_calls:
+            found.setdefault(call.span, []).append(call)
+        return {span: tuple(calls) for span, calls in found.items()}
+
+    @cached_property
+    def norm_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of the last input of each norm, by its path."""
+        return {call.path: call.shape for call in self.norm_calls}
+
+    @cached_property
+    def has_data_sizes(self) -> bool:
+        """Whether some tensor has as many rows as the data select."""
+        return any(node.meta.get("data_dims") for node in self.fx.nodes)
 
     def node_module(self, node: Node) -> Any:
         """The module that a call_module node ran."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -30,6 +32,17 @@ def walk_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 yield f"{path}.{name}" if path else name, parameter
+
+
+@contextmanager
+def deeper(factor: int) -> Iterator[None]:
+    """While active, calls may nest so many times deeper: what bnlint puts between those of a model is not its fault."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(factor * limit)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def train(model: nn.Module) -> None:

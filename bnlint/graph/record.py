@@ -27,6 +27,7 @@ from bnlint.graph import datadependent, norms
 from bnlint.graph.build import random_state
 from bnlint.graph.devices import is_move, stay, without_device
 from bnlint.graph.frames import calling_frame, is_internal, span_of_frame
+from bnlint.graph.handlers import may_be_caught
 from bnlint.graph.intercept import (
     checkpoints_marked,
     despite_width,
@@ -34,10 +35,11 @@ from bnlint.graph.intercept import (
     has_wrong_width,
     norms_intercepted,
 )
+from bnlint.graph.kept import model_kept
 from bnlint.graph.layer import Checkpoint, Layer, NormCall
 from bnlint.graph.meta_kernels import KERNELS, answer
 from bnlint.graph.model_graph import ForwardError, ModelGraph
-from bnlint.graph.modules import walk
+from bnlint.graph.modules import deeper, walk
 from bnlint.graph.nested import acyclic, dtypes, flat_shapes, holds_tensor, items, mapped, mixes_devices, shapes
 from bnlint.source.file import display_path
 
@@ -55,6 +57,7 @@ _READS = frozenset(
     {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "equal", "allclose", "is_nonzero"}
 )
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_MOST_REFUSALS = 16  # norms that raise within a `try` which does not catch that: the pass is repeated for each
 
 
 class Recorder(fx.Tracer):
@@ -94,6 +97,9 @@ class Recorder(fx.Tracer):
         self.in_leaf = False
         self.failed_module: str | None = None
         self.sizes = datadependent.Sizes()
+        self.repeatable = False  # whether `record` runs the pass, and not a step that is run once
+        self.refused: list[ValueError] = []  # the one-value checks that the model may catch
+        self.let_pass: frozenset[int] = frozenset()  # those of them, by number, that it is known not to catch
 
     # What becomes a leaf --------------------------------------------------------------------------------------
 
@@ -169,7 +175,10 @@ class Recorder(fx.Tracer):
 
         node_args = tuple(visit(item) for item in args)
         node_kwargs = {key: visit(item) for key, item in kwargs.items()}
-        node = self.graph.create_node(op, target, node_args, node_kwargs, name=None)
+        node = self.graph.create_node(op, target)
+        node.args = node_args  # given at once, torch would search all of them for symbolic sizes
+        if node_kwargs:
+            node.kwargs = node_kwargs
         node.meta.update(op=name, shape=None, dtype=None, module=self.stack[-1], owner_call=self.calls[-1], span=None)
         node.meta["from_input"] = any(item.meta["from_input"] for item in inputs)
         return node
@@ -325,12 +334,13 @@ class Recorder(fx.Tracer):
         try:
             with torch._C.DisableTorchFunction():
                 value = self.run_leaf(original, m, args, kwargs)
-        except Exception:
+        except Exception as error:
             if kind is None or shape is None:
                 raise
             if not (has_wrong_width(m, kind, shape) or has_unusable_eps(m)):
                 if len(shape) > 1:
-                    self.layer_norm_call(m, kind, path, registered, node, shape)  # the call that raised counts too
+                    # the call that raised counts too; what the model catches is no refusal
+                    self.layer_norm_call(m, kind, path, registered, node, shape, checked=not self.is_refused(error))
                 raise
             value = torch.empty_like(args[0] if args else kwargs["input"])  # BN204 and BN206 report it
         finally:
@@ -353,7 +363,15 @@ class Recorder(fx.Tracer):
     # Norm calls -----------------------------------------------------------------------------------------------
 
     def layer_norm_call(
-        self, m: nn.Module, kind: str, path: str, registered: bool, node: fx.Node, shape: tuple[int, ...]
+        self,
+        m: nn.Module,
+        kind: str,
+        path: str,
+        registered: bool,
+        node: fx.Node,
+        shape: tuple[int, ...],
+        *,
+        checked: bool = True,
     ) -> None:
         layer = self.layers.get(path) if registered else None
         if layer is None:
@@ -365,7 +383,7 @@ class Recorder(fx.Tracer):
         }
         if isinstance(m, _InstanceNorm) and len(shape) == m._get_no_batch_dim():  # type: ignore[no-untyped-call]
             arguments["batched"] = False  # (C, ...): one sample without its batch axis
-        self.norm_call(layer, node, shape, arguments, statistics)
+        self.norm_call(layer, node, shape, arguments, statistics, checked=checked)
 
     def functional_norm(self, func: Any, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kind = norms.FUNCTIONS[func][0]
@@ -432,6 +450,18 @@ class Recorder(fx.Tracer):
             )
         )
 
+    def refuses(self, error: ValueError) -> bool:
+        """Whether a norm over a single value raises in this recording."""
+        if not self.repeatable or len(self.let_pass) >= _MOST_REFUSALS:
+            return False
+        if not may_be_caught(sys._getframe(1), Recorder.record.__code__):
+            return False
+        self.refused.append(error)
+        return len(self.refused) not in self.let_pass
+
+    def is_refused(self, error: Exception) -> bool:
+        return any(item is error for item in self.refused)
+
     def enter_checkpoint(self, recomputes: bool | None) -> None:
         frame = calling_frame(sys._getframe(1))
         self.checkpoints.append(Checkpoint(None if frame is None else span_of_frame(frame), recomputes))
@@ -451,9 +481,10 @@ class Recorder(fx.Tracer):
             inputs.extend(flat_shapes(value))
         error: ForwardError | None = None
         output: Any = None
-        drawn = random_state()
+        drawn, torch_state = random_state(), torch.get_rng_state()
+        self.repeatable = True
         try:
-            with recording(self):
+            with model_kept(self.root), recording(self), deeper(2):
                 output = self.root(*args, **kwargs)
                 if inspect.isgenerator(output):
                     output = list(output)  # nothing of it has run before
@@ -465,6 +496,12 @@ class Recorder(fx.Tracer):
             node.meta.update(op="output", from_input=True)
             self.describe(node, output, None)
         except (Exception, SystemExit) as failure:
+            uncaught = next((number for number, item in enumerate(self.refused, start=1) if item is failure), None)
+            if uncaught is not None and uncaught not in self.let_pass:
+                torch.set_rng_state(torch_state)
+                again = type(self)(self.root, self.layers, self.stack[0])
+                again.let_pass = self.let_pass | {uncaught}
+                return again.record(args, kwargs, batch_size, step)
             error = forward_error(failure, self.failed_module)
         total = [path for path, module in walk(self.root) if not module._modules]
         done = sum(path in self.called for path in total)
@@ -515,7 +552,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(setattr, nn.Module, "__call__", original)
         nn.Module.__call__ = call  # type: ignore[method-assign]
-        stack.enter_context(norms_intercepted(recorder.kernels))
+        stack.enter_context(norms_intercepted(recorder.kernels, recorder.refuses))
         stack.enter_context(checkpoints_marked(recorder.enter_checkpoint, recorder.leave_checkpoint))
         if "torch._dynamo" in sys.modules:  # what torch.compile wraps is recorded as the user wrote it
             stack.enter_context(torch.compiler.set_stance("force_eager"))

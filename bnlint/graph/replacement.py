@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary
 
 from bnlint.diagnostic import Edit, Fix
 from bnlint.graph.siblings import offers_weights, other_widths, reads_statistics
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from bnlint.graph.construction import Construction
     from bnlint.graph.layer import Layer, NormCall
 
+Answer = TypeVar("Answer")
+
 USUAL_GROUPS = (32, 16, 8, 4, 2, 1)
 # Two values always normalise to +1 and -1: a replacement with tiny groups would only move the fault.
 ENOUGH_VALUES = 8
@@ -25,6 +29,19 @@ REPLACEABLE = (
     "SyncBatchNorm",
 )
 _REMOVE = "Remove the norm: a sample has only {} here, too few for any norm"
+
+
+def _once(function: Callable[[Construction], Answer]) -> Callable[[Construction], Answer]:
+    """A function that thousands of findings ask about the one line which built their layers."""
+    known: WeakKeyDictionary[Construction, Answer] = WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def answer(construction: Construction) -> Answer:
+        if construction not in known:
+            known[construction] = function(construction)
+        return known[construction]
+
+    return answer
 
 
 @dataclass(frozen=True)
@@ -96,9 +113,16 @@ def group_norms(layers: Iterable[Layer], frozen: Callable[[Layer], bool], advice
 def replacement(layer: Layer, only: Callable[[NormCall], bool] | None = None) -> Replacement | None:
     """What makes a GroupNorm of each layer of a line; None where it is not right for one of them."""
     construction = layer.construction(layer)
-    if construction is None or layer.class_name not in REPLACEABLE or _has_users(construction):
+    if construction is None or layer.class_name not in REPLACEABLE:
         return None
     if only is not None and not all(map(only, construction.calls)):
+        return None
+    return _of_construction(construction)
+
+
+@_once
+def _of_construction(construction: Construction) -> Replacement | None:
+    if _has_users(construction):
         return None
     inputs = _inputs(construction)
     if inputs is None or any(_is_frozen(layer) for layer in construction.layers):
@@ -156,6 +180,7 @@ def _other_groups(construction: Construction, groups: int) -> Edit | None:
     return replace_span(construction.source, node, str(groups)) if node is not None and is_pure(node) else None
 
 
+@_once
 def _inputs(construction: Construction) -> tuple[tuple[int, int], ...] | None:
     """Channels and positions of what the layers of a line get; None where that is not known or fits one of them ill."""
     calls = construction.calls
@@ -167,12 +192,14 @@ def _inputs(construction: Construction) -> tuple[tuple[int, int], ...] | None:
     return tuple({(call.shape[1], call.spatial): None for call in calls})
 
 
+@_once
 def _widths(construction: Construction) -> set[int]:
     """The numbers of channels of all layers that a line builds, for other models of its file too."""
     own = {layer.num_features for layer in construction.layers if layer.num_features}
     return own.union(other_widths(construction.source, construction.layers[0].span))
 
 
+@_once
 def _has_users(construction: Construction) -> bool:
     """Whether something needs the batch norms of a line as they are: weights that fit them, or who reads statistics."""
     source = construction.source

@@ -11,6 +11,7 @@ import types
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -26,6 +27,7 @@ from bnlint.source.file import SourceFile
 _BUILT = 24  # models of a file that are built at most: zoos have hundreds, of the same few widths
 # Calls that fetch published weights, of torch.hub, its predecessor and torchvision.
 _FETCHING = frozenset(("load_url", "load_state_dict_from_url", "load_file_from_url", "get_state_dict"))
+_offering: WeakKeyDictionary[SourceFile, bool] = WeakKeyDictionary()  # asked for each of a file's findings
 _STATISTICS = re.compile(rb"(?<!\bself)\.running_(mean|var)\b")
 
 
@@ -40,7 +42,10 @@ def other_widths(source: SourceFile, span: Span | None) -> frozenset[int]:
 
 def offers_weights(source: SourceFile) -> bool:
     """Whether a file can fetch published weights for its models: other parameters would not fit them any more."""
-    return any(isinstance(node, ast.Call) and last_name(node.func) in _FETCHING for node in ast.walk(source.tree))
+    if source not in _offering:
+        calls = (node for node in ast.walk(source.tree) if isinstance(node, ast.Call))
+        _offering[source] = any(last_name(call.func) in _FETCHING for call in calls)
+    return _offering[source]
 
 
 def reads_statistics(source: SourceFile) -> bool:

@@ -137,6 +137,25 @@ model = GhostBatchNorm()
             inputs=((4,),),
             note="virtual batches of 11: the last of 10 pieces of 101 rows has 2",
         ),
+        Valid(
+            """\
+class Guarded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, x):
+        try:
+            return self.norm(x)
+        except ValueError:
+            return x
+
+model = Guarded()
+""",
+            training={"batch_size": 1},
+            inputs=((8,),),
+            note="the model catches what the norm raises",
+        ),
     )
 
     invalid = (
@@ -429,9 +448,5 @@ def _smallest_batch_size(context: Context, call: NormCall) -> int | None:
 
 
 def _works(context: Context, call: NormCall, batch_size: int) -> bool:
-    alike = [
-        other.values
-        for other in context.graph(batch_size).calls("batch")
-        if (other.path, other.span) == (call.path, call.span)
-    ]
-    return bool(alike) and min(alike) > 1
+    alike = context.graph(batch_size).alike(call.layer)
+    return bool(alike) and min(other.values for other in alike) > 1

@@ -47,6 +47,25 @@ class SingleSpatialInstance(Rule):
             inputs=((16,),),
             note="a 2-D input is one unbatched sample (channels, length): 16 positions, BN207's matter",
         ),
+        Valid(
+            """\
+class Guarded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.InstanceNorm1d(8)
+
+    def forward(self, x):
+        try:
+            return self.norm(x)
+        except ValueError:
+            return x
+
+model = Guarded()
+""",
+            training={"batch_size": 1},
+            inputs=((8, 1),),
+            note="the model catches what the norm raises",
+        ),
     )
     invalid = (
         Invalid(
@@ -100,4 +119,4 @@ model = nn.Sequential(norm(8), nn.AdaptiveAvgPool2d(1), norm(8))
 
 
 def _is_single(call: NormCall) -> bool:
-    return call.values == 1 and call.uses_batch_statistics and not call.data_dependent
+    return call.values == 1 and call.uses_batch_statistics and call.checked and not call.data_dependent

@@ -285,5 +285,5 @@ def _missing(training: TrainingConfig) -> str:
 
 def _updates_per_forward(context: Context, layer: Layer) -> int:
     """How often one training forward updates a layer's statistics; twice a call that is computed twice."""
-    calls = (call for call in context.graph().norm_calls if (call.path, call.span) == (layer.path, layer.span))
+    calls = context.graph().alike(layer)
     return sum(2 if call.checkpointed else 1 for call in calls if call.uses_batch_statistics)

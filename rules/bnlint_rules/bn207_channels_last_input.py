@@ -230,6 +230,5 @@ def _follows_batch(call: NormCall, context: Context, graph: ModelGraph) -> bool:
     if call.shape[axis] != size or (axis == 1 and call.shape[0] == size):
         return False
     larger = context.graph(size + 1)
-    nth = [other for other in graph.norm_calls if other.path == call.path].index(call)
-    twins = [other for other in larger.norm_calls if other.path == call.path]
+    nth, twins = graph.calls_of(call.path).index(call), larger.calls_of(call.path)
     return nth < len(twins) and len(twins[nth].shape) == len(call.shape) and twins[nth].shape[axis] == size + 1

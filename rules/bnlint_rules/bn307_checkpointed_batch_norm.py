@@ -319,6 +319,33 @@ model = Net()
         ),
         Invalid(
             """\
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(3, 8, bias=False)
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("var", torch.ones(8))
+
+    def forward(self, x):
+        def normalised(y):
+            return functional.batch_norm(y, self.mean, self.var, training=self.training)
+
+        return checkpoint(normalised, self.stem(x), use_reentrant=False)
+
+
+model = Net()
+""",
+            inputs=((3,),),
+            modules=("",),
+            message="momentum 0.1 acts as 0.19",
+            note="a functional norm, whose statistics are buffers of the model",
+        ),
+        Invalid(
+            """\
 from torch.utils.checkpoint import checkpoint_sequential
 
 
@@ -505,5 +532,6 @@ def _is_compensated(momentum: float) -> bool:
 
 def _asks_for_grad(layer: Layer) -> bool:
     """Whether the layer's class may tell the first forward of a re-entrant checkpoint, which has no grad mode."""
-    code = getattr(type(layer.module).forward, "__code__", None)
+    forward = getattr(type(layer.module), "forward", None)  # a functional norm has no module
+    code = getattr(forward, "__code__", None)
     return code is not None and "is_grad_enabled" in code.co_names

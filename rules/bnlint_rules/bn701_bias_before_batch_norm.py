@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Valid
+from bnlint.api import Context, Diagnostic, Fix, Invalid, NotChecked, Rule, Severity, Span, Valid
 
 _MODULES = (
     nn.Linear,
@@ -244,10 +244,13 @@ model = TwoDomains()
             if owner is not None:
                 calls[owner].append(node)
         cancelled = {path: nodes for path, nodes in calls.items() if _is_cancelled(nodes, cancels)}
+        # the lines that build a layer which needs its bias as well
+        needed = {context.span_of(name) for name, item in context.modules.items() if _may_need(name, item, cancelled)}
+        needed.discard(None)
         for path, nodes in cancelled.items():
             consumers = dict.fromkeys(cancels[user].path for node in nodes for user in node.users)
             features = nodes[0].meta["shape"][1]
-            names = " and ".join(consumers)
+            names = " and ".join(name or "of the model itself" for name in consumers)
             layer = type(context.modules[path]).__name__
             yield self.diagnostic(
                 context.span_of(path),
@@ -255,7 +258,7 @@ model = TwoDomains()
                 f"this {layer}, and it subtracts the mean of each channel",
                 module=path,
                 data={"bias_elements": features, "consumers": list(consumers)},
-                fix=_fix(context, path, consumers, cancelled.keys()),
+                fix=_fix(context, path, consumers, needed),
             )
 
 
@@ -269,19 +272,18 @@ def _is_cancelled(nodes: list[fx.Node], cancels: Container[fx.Node]) -> bool:
     )
 
 
-def _fix(context: Context, path: str, consumers: Iterable[str], cancelled: Container[str]) -> Fix:
+def _fix(context: Context, path: str, consumers: Iterable[str], needed: Container[Span | None]) -> Fix:
     """The layer without its bias; advice where a layer of the same line may need its own, or weights are loaded."""
     title, span = "Construct it with bias=False", context.span_of(path)
     if not all(context.is_built_with(consumer, path) for consumer in consumers):
         return Fix(title)  # the line may serve models without the norm
-    alike = (name for name in context.modules if span is not None and context.span_of(name) == span)
-    if context.has_weights(path) or any(name not in cancelled and _has_bias(context.modules[name]) for name in alike):
+    if context.has_weights(path) or span in needed:
         return Fix(title)
     return context.replace_module_argument(path, "bias", "False", title=title)
 
 
-def _has_bias(module: nn.Module) -> bool:
-    return getattr(module, "bias", None) is not None
+def _may_need(path: str, module: nn.Module, cancelled: Container[str]) -> bool:
+    return path not in cancelled and getattr(module, "bias", None) is not None
 
 
 def _biased_layer(node: fx.Node) -> str | None:

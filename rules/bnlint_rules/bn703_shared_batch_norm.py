@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import reduce
+from operator import or_
 
 from torch import fx
 
 from bnlint.api import Context, Diagnostic, Fix, Invalid, NormCall, Rule, Severity, Valid
 
 _SPLITS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split"})
+_UNCUT, _CONSTANT = -1, 0  # what no bits stand for: the whole input, and what no input reaches
 
 
 class SharedBatchNorm(Rule):
@@ -229,10 +232,12 @@ model = ColourAndDepth()
         for call in context.graph().calls("batch"):
             if call.uses_batch_statistics and call.layer.tracking and not call.layer.functional:
                 calls[call.path].append(call)
-        for group in calls.values():
-            sources = {_input(call.node) for call in group}
-            pieces = {_pieces_of(source) for source in sources}
-            if len(sources) < 2 or (len(pieces) == 1 and None not in pieces):
+        inputs = {path: {_input(call.node) for call in group} for path, group in calls.items()}
+        pieces = _pieces(context.graph().fx) if any(len(sources) > 1 for sources in inputs.values()) else {}
+        for path, group in calls.items():
+            sources = inputs[path]
+            cut = {pieces.get(source, _UNCUT) for source in sources}
+            if len(sources) < 2 or (len(cut) == 1 and cut.isdisjoint((_UNCUT, _CONSTANT))):
                 continue
             shapes = list(dict.fromkeys(call.shape for call in group))
             spans = dict.fromkeys(call.node.meta["span"] for call in group)
@@ -255,26 +260,23 @@ def _input(node: fx.Node) -> fx.Node:
     return value if isinstance(value, fx.Node) else node
 
 
-def _pieces_of(node: fx.Node) -> frozenset[fx.Node] | None:
-    """The tensors that an input was cut from along an axis other than the channels; None when it is no such piece.
+def _pieces(graph: fx.Graph) -> dict[fx.Node, int]:
+    """For each node the tensors that it was cut from along an axis other than the channels, as the bits of a number.
 
     A frame of a clip, a bag of a batch or a chunk of it is a piece, and stays one through whatever is computed from it.
+    `_UNCUT` stands for what uses the model's input as a whole.
     """
-    found: set[fx.Node] = set()
-    seen, waiting = {node}, [node]
-    while waiting:
-        current = waiting.pop()
-        if current.op == "placeholder":
-            return None
-        source = _cut_from(current)
-        if source is not None:
-            found.add(source)
-            continue
-        for before in current.all_input_nodes:
-            if before not in seen:
-                seen.add(before)
-                waiting.append(before)
-    return frozenset(found) or None
+    bits: dict[fx.Node, int] = {}
+    found: dict[fx.Node, int] = {}
+    for node in graph.nodes:  # in the order in which they ran, each behind its inputs
+        source = None if node.op == "placeholder" else _cut_from(node)
+        if node.op == "placeholder":
+            found[node] = _UNCUT
+        elif source is not None:
+            found[node] = bits.setdefault(source, 1 << len(bits))
+        else:
+            found[node] = reduce(or_, (found[before] for before in node.all_input_nodes), _CONSTANT)
+    return found
 
 
 def _cut_from(node: fx.Node) -> fx.Node | None:

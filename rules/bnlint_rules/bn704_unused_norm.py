@@ -342,13 +342,14 @@ def _touched(context: Context, graph: ModelGraph) -> Callable[[Layer], bool]:
     named = context.parameters
     used = {id(named[name]) for name in graph.used_parameters if name in named}
     read = {str(node.target).rpartition(".")[0] for node in graph.fx.nodes if node.op == "get_attr"}
+    opaque = frozenset(graph.opaque_modules)
 
     def touched(layer: Layer) -> bool:
         if layer.path in graph.called_modules or layer.path in read:
             return True
         if layer.parameters and not layer.trainable:
             return True
-        if any(layer.path.startswith(f"{opaque}.") for opaque in graph.opaque_modules):
+        if opaque and any(layer.path[:end] in opaque for end, sign in enumerate(layer.path) if sign == "."):
             return True
         return any(id(parameter) in used for parameter in layer.module.parameters())
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from bnlint.diagnostic import Span
 from bnlint.errors import text_of
-from bnlint.graph.capture import Capture, on_meta
+from bnlint.graph.capture import Capture
 from bnlint.graph.inputs import ModelInputs
 from bnlint.graph.layer import Layer
+from bnlint.graph.meta_copy import on_meta
 from bnlint.graph.model_graph import ModelGraph
 from bnlint.graph.modules import walk
 from bnlint.graph.record import recording
