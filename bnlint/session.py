@@ -167,7 +167,7 @@ class Session:
         return True
 
     def _for(self, spec: str, result: TargetResult) -> TargetResult:
-        return replace(result, fail_level=self.options[spec].fail_level)
+        return replace(result, fail_level=self.options[spec].fail_level, request=spec)
 
     def outcome(self) -> Outcome:
         results = {spec: self._results[spec] for spec in self.options if spec in self._results}

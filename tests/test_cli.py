@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pty
 import shlex
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ from bnlint.cli import bnlint as command_group
 from bnlint.cli import main
 from bnlint.commands.output import terminal
 from bnlint.commands.requests import FACTS, make_options
-from bnlint.commands.running import listener
 from bnlint.errors import UsageError
 from bnlint.options import Options
 from bnlint.training.config import FIELDS
@@ -327,21 +323,7 @@ def on_terminal(*arguments: str, cwd: Path) -> str:
 def test_a_terminal_gets_colours_progress_and_the_time(project: Path) -> None:
     shown = on_terminal("check", "faulty.py", *BATCH_OF_ONE, cwd=project)
     assert "\x1b[1;31merror" in shown
-    assert "[1/1] faulty.py" in shown
     assert " s)." in shown
-
-
-def test_progress_stays_on_one_line_of_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
-    with open(child, "w", encoding="utf-8") as terminal_of_40_columns:  # noqa: PTH123 - a descriptor
-        monkeypatch.setattr(sys, "stderr", terminal_of_40_columns)
-        heard = listener(quiet=False, talkative=False)
-        heard.started("a/folder/with/a/long/name/and/a/file/in/it.py", 1, 12)
-        heard.started("model.py", 2, 12)
-        shown = os.read(parent, 4096).decode()
-    os.close(parent)
-    assert shown == "\r\x1b[K[1/12] a/folder/with/a/long/name/and...\r\x1b[K[2/12] model.py"
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import io
 import os
 import shutil
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from bnlint.errors import UsageError
 
@@ -50,14 +52,38 @@ def terminal(color: str, *, to_file: bool = False) -> Terminal:
     return Terminal(max(width, 40), shown, interactive)
 
 
+class Sink:
+    """Where a result goes piece by piece: into a file, which its first piece begins anew, else to standard output."""
+
+    def __init__(self, file: str | None = None) -> None:
+        self._file = file
+        self._opened: TextIO | None = None
+
+    def write(self, text: str) -> None:
+        if self._file is None:
+            return _write_to_stdout(text)
+        try:
+            if self._opened is None:
+                self._opened = Path(self._file).open("w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            self._opened.write(text)
+            self._opened.flush()
+        except OSError as error:
+            hint = "see to it, or name another file"
+            raise UsageError(f"cannot write {self._file}: {error.strerror}", hint) from error
+        return None
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+
+
 def write(text: str, file: str | None = None) -> None:
     """Write a result to a file, or to standard output until its reader has seen enough."""
-    if file is not None:
-        try:
-            Path(file).write_text(text, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise UsageError(f"cannot write {file}: {error.strerror}", "see to it, or name another file") from error
-        return
+    with closing(Sink(file)) as sink:
+        sink.write(text)
+
+
+def _write_to_stdout(text: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode still gets the findings
     try:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnlint.commands.output import Terminal, say, terminal, write
+from bnlint.commands.output import Sink, say, terminal, write
 from bnlint.errors import UsageError
-from bnlint.report.formats import render_as
-from bnlint.report.report import Report
+from bnlint.report.batches import Renderer
+from bnlint.report.formats import STREAMED, render_as, renderer
+from bnlint.report.report import Report, TargetResult
 from bnlint.report.words import counted
 from bnlint.settings import Settings
 
@@ -22,6 +25,9 @@ WRITTEN = ("output_file", *BESIDE, "write_baseline")
 _STDOUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")  # which two results must not share
 # What no result is written in, and a program, its settings or its training files are.
 _SOURCES = (".py", ".pyi", ".toml", ".yaml", ".yml")
+
+# Flags beside which nothing is shown before the end.
+AT_THE_END = ("fix", "diff", "statistics", "write_baseline")
 
 # Formats that have no word for what was not checked.
 FINDINGS_ALONE = ("concise", "json-lines", "github", "gitlab", "rdjson")
@@ -69,12 +75,61 @@ def _format(values: Mapping[str, Any], settings: Settings) -> str:
     return values["output_format"] or settings.output_format
 
 
-def write_results(report: Report, values: Mapping[str, Any], settings: Settings, seconds: float) -> None:
-    """Write the report to standard output or `--output-file`, and to the files of the other flags."""
-    output_format = _format(values, settings)
-    out = terminal(values["color"] or settings.color, to_file=values["output_file"] is not None)
-    write(_render(report, output_format, values, out, seconds), values["output_file"])
-    for flag, name in BESIDE.items():  # after the result: a disk that is full must not cost that as well
+class Results:
+    """The result of a run: findings as soon as they are there where the format allows it, the rest at the end.
+
+    A run that fixes, counts or writes a baseline shows what comes after that. `is_filtered` says of a target whether a
+    baseline hides some of its findings: which ones, it knows when it has seen all.
+    """
+
+    def __init__(self, values: Mapping[str, Any], settings: Settings, is_filtered: Callable[[str], bool]) -> None:
+        self._values = values
+        self._format = _format(values, settings)
+        self._is_filtered = is_filtered
+        self._out = terminal(values["color"] or settings.color, to_file=values["output_file"] is not None)
+        self._sink = Sink(values["output_file"])
+        self._renderer: Renderer | None = None
+        self._streams = self._format in STREAMED and not any(values[flag] for flag in AT_THE_END)
+        self._streamed = 0  # targets
+
+    def found(self, targets: Sequence[TargetResult]) -> None:
+        """Show what a request has brought, after what those before it have."""
+        self._streams = self._streams and not any(self._is_filtered(item.target) for item in targets)
+        if self._streams and targets:
+            self._sink.write(self._batches().batch(targets))
+            self._streamed += len(targets)
+
+    def write(self, report: Report, seconds: float) -> None:
+        """Write the rest of the report to standard output or `--output-file`, and it to the files of other flags."""
+        with closing(self._sink):
+            self._sink.write(self._rest(report, seconds))
+        _write_beside(report, self._values, self._format)
+
+    def _rest(self, report: Report, seconds: float) -> str:
+        if self._values["statistics"]:
+            from bnlint.report import statistics
+
+            return statistics.render(report, self._format)
+        if self._format not in STREAMED:
+            return render_as(self._format, report)
+        renderer = self._batches()
+        rest = replace(report, targets=report.targets[self._streamed :]).batches
+        findings = "".join(renderer.batch(targets) for targets in rest)
+        # what is piped or kept stays the same every time
+        return findings + renderer.end(report, seconds if self._out.interactive else None)
+
+    def _batches(self) -> Renderer:
+        if self._renderer is None:
+            values, out = self._values, self._out
+            full = {"width": out.width, "color": out.color}
+            full |= {"verbose": values["verbose"], "findings_only": values["quiet"]}
+            self._renderer = renderer(self._format, **(full if self._format == "full" else {}))
+        return self._renderer
+
+
+def _write_beside(report: Report, values: Mapping[str, Any], output_format: str) -> None:
+    """What comes after the result: a disk that is full must not cost that as well."""
+    for flag, name in BESIDE.items():
         if values[flag] is not None:
             write(render_as(name, report), values[flag])
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
@@ -83,25 +138,6 @@ def write_results(report: Report, values: Mapping[str, Any], settings: Settings,
     skipped = len({item.code for item in report.not_checked if item.code})
     if skipped and output_format in FINDINGS_ALONE and not values["quiet"]:
         say(f"note: {counted(skipped, 'rule')} not checked; --output-format full says why")
-
-
-def _render(report: Report, output_format: str, values: Mapping[str, Any], out: Terminal, seconds: float) -> str:
-    if values["statistics"]:
-        from bnlint.report import statistics
-
-        return statistics.render(report, output_format)
-    if output_format != "full":
-        return render_as(output_format, report)
-    from bnlint.report import text
-
-    return text.render(
-        report,
-        width=out.width,
-        color=out.color,
-        seconds=seconds if out.interactive else None,  # what is piped or kept stays the same every time
-        verbose=values["verbose"],
-        findings_only=values["quiet"],
-    )
 
 
 def _append_summary(report: Report, file: str) -> None:

@@ -15,13 +15,14 @@ from bnlint.session import run
 def run_view(command: str, values: Mapping[str, Any]) -> int:
     """The exit status of `graph` and `norms`: 0 when every target was shown, 1 when one could not be."""
     requests = Requests(values)
-    out = terminal(values["color"] or requests.settings.color)
-    told = listener(quiet=False, talkative=values["debug"])
-    outcome = run(command, requests.of(values["targets"]), told, **resources(values, requests.settings))
+    color = values["color"] or requests.settings.color
+    with listener(quiet=False, talkative=values["debug"], color=color) as told:
+        outcome = run(command, requests.of(values["targets"]), told, **resources(values, requests.settings))
     if command == "norms":
         from bnlint.report.norms import render
     else:
         from bnlint.report.graph_view import render
+    out = terminal(color)
     write(render(outcome.report.targets, width=out.width, color=out.color))
     for diagnostic in outcome.report.diagnostics:
         advice = "" if diagnostic.fix is None else diagnostic.fix.title

@@ -16,15 +16,27 @@ def groups(diagnostics: Iterable[Diagnostic]) -> list[list[Diagnostic]]:
     """Findings of one rule at one line together: a helper that builds ten layers is one place to repair."""
     found: dict[tuple[Any, ...], list[Diagnostic]] = {}
     for number, item in enumerate(diagnostics):
-        span = item.location
-        key = (number,) if span is None else (item.code, item.severity, span.path, span.line, span.column)
-        found.setdefault(key, []).append(item)
+        found.setdefault(group_key(item) or (number,), []).append(item)
     return list(found.values())
+
+
+def group_key(item: Diagnostic) -> tuple[Any, ...] | None:
+    """What the findings of a group have in common, None for one that has no place."""
+    span = item.location
+    return None if span is None else (item.code, item.severity, span.path, span.line, span.column)
 
 
 def worst_first(diagnostics: Iterable[Diagnostic]) -> list[list[Diagnostic]]:
     """The groups for a reader who may not come to the end of them, or not be shown it."""
     return sorted(groups(diagnostics), key=lambda group: -group[0].severity.rank)
+
+
+def by_target(group: Iterable[Diagnostic]) -> dict[str, list[Diagnostic]]:
+    """The findings of a group under the targets that they were made in."""
+    found: dict[str, list[Diagnostic]] = {}
+    for item in group:
+        found.setdefault(item.target, []).append(item)
+    return found
 
 
 def by_message(group: Iterable[Diagnostic]) -> dict[str, list[Diagnostic]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from bnlint.diagnostic import Diagnostic, NotChecked, Severity, diagnostic_from_json, diagnostic_to_json
+from bnlint.files import split_file
 from bnlint.page import Page
 
 if TYPE_CHECKING:
@@ -18,12 +20,13 @@ class TargetResult:
     """What became of one target.
 
     `status` is "traced" (the whole forward was recorded), "partial" (a part of it), "modules" (only the module tree
-    was read), "configuration" (a training file, whose facts were checked), "script" (what a script does) or
-    "failed" (not imported or not built).
+    was read), "configuration" (a training file, whose facts were checked), "script" (what a script does),
+    "source" (a file that was read and not executed) or "failed" (not imported or not built).
     `step` says which step of the capture ladder was reached, `inputs` the traced input shapes with the batch axis,
     `assumed_inputs` whether bnlint chose them. `notes` are sentences for the reader: what was assumed, weights that
     were not loaded. `data` is what `graph` and `norms` show. `fail_level` is the lowest severity of a finding
     that fails this target. `rules` are the codes that the run has selected for it, those of bnlint itself included.
+    `request` is what the user named that brought it, empty where that is not known.
     """
 
     target: str
@@ -38,6 +41,7 @@ class TargetResult:
     data: Mapping[str, Any] = field(default_factory=dict)
     fail_level: str = "warning"
     rules: tuple[str, ...] = ()
+    request: str = ""
 
     @property
     def fails(self) -> bool:
@@ -91,9 +95,14 @@ class Report:
         unique: dict[tuple[Any, ...], Diagnostic] = {}
         for item in found:
             known = unique.setdefault(identity(item), item)
-            if _edits_elsewhere(known) and _edits_at_place(item):
+            if has_better_fix(item, known):
                 unique[identity(item)] = item
         return tuple(sorted(unique.values(), key=lambda item: item.sort_key))
+
+    @property
+    def batches(self) -> tuple[tuple[TargetResult, ...], ...]:
+        """The targets by the requests that brought them, else by their files: what is shown together."""
+        return tuple(tuple(batch) for _, batch in groupby(self.targets, _request))
 
     @property
     def not_checked(self) -> tuple[NotChecked, ...]:
@@ -138,6 +147,16 @@ class Report:
 def identity(item: Diagnostic) -> tuple[Any, ...]:
     """A finding about a place in the source or the facts alone is one, however many targets come across it."""
     return (item.target if _about_target(item) else "", item.location, item.code, item.module, item.message)
+
+
+def has_better_fix(item: Diagnostic, known: Diagnostic) -> bool:
+    """Whether the fix of a finding is made at its place, and that of its twin is not."""
+    return _edits_elsewhere(known) and _edits_at_place(item)
+
+
+def _request(target: TargetResult) -> str:
+    file = split_file(target.target)
+    return target.request or (target.target if file is None else file[0])
 
 
 def _edits_elsewhere(item: Diagnostic) -> bool:
