@@ -1,5 +1,5 @@
 # Everything runs in .venv, which make creates: a machine needs make and Python 3.11 or newer, nothing else.
-.PHONY: test lint demo readme seeds schemas picture clean bench
+.PHONY: test lint demo readme seeds schemas picture clean bench bench-zoo
 .DEFAULT_GOAL := test
 
 # The first Python on the machine that is new enough; `make PYTHON=python3.12 test` chooses another.
@@ -48,8 +48,12 @@ schemas: $(READY)
 picture: $(READY)
 	$(BIN)/python docs/picture.py $(EXAMPLE)/faulty.py $(FACTS)
 
-# About an hour on two cores; a stopped run continues. See bench/README.md.
+# Less than half an hour on two cores, which nothing else should use meanwhile. See bench/README.md.
 bench: $(READY)
+	$(BIN)/python bench/performance.py --out docs/performance.md
+
+# About an hour on two cores; a stopped run continues.
+bench-zoo: $(READY)
 	set -e; for family in timm torchvision; do \
 		$(BIN)/python bench/truth.py --family $$family --out $(RESULTS)/truth/$$family.jsonl; \
 		$(BIN)/python bench/zoo.py --family $$family --truth $(RESULTS)/truth/$$family.jsonl \
@@ -59,7 +63,6 @@ bench: $(READY)
 	$(BIN)/python bench/facts.py --limit 50
 	$(BIN)/python bench/scripts.py --limit 150
 	$(BIN)/python bench/memory.py --limit 2000
-	$(BIN)/python bench/cost.py --limit 1.3
 
 clean:
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
