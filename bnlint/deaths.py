@@ -8,16 +8,33 @@ import signal
 from pathlib import Path
 
 from bnlint.diagnostic import Diagnostic, Fix, Severity, Span
+from bnlint.errors import text_of
 from bnlint.files import split_file
 from bnlint.report.report import TargetResult
 
+TAMPERED, BROKEN = 256, 257  # instead of an exit status, which is lower
 _FRAME = re.compile(r'File "(?P<path>.+)", line (?P<line>\d+) in (?P<name>.+)')
 
 
 def died(spec: str, status: int, *, late: bool, seconds: float, printed: str) -> TargetResult:
     """BN900 for the exit status of a process, or for the end of its time; `printed` may hold a dump of its stack."""
-    span = _last_line(printed, spec)
-    message, action = _reason(status, late=late, seconds=seconds)
+    return _failed(spec, _last_line(printed, spec), *_reason(status, late=late, seconds=seconds))
+
+
+def raised(spec: str, error: BaseException) -> TargetResult:
+    """BN900 for an exception that is made to end its process: an `except Exception` lets it pass."""
+    import traceback  # which the parent needs for nothing
+
+    frames = "".join(
+        f'File "{item.filename}", line {item.lineno} in {item.name}\n'
+        for item in reversed(traceback.extract_tb(error.__traceback__))
+    )
+    message = f"raises {type(error).__name__}, which ends a program: {text_of(error)}"
+    action = "Raise an exception that derives from Exception, or move the call under `if __name__ == '__main__':`"
+    return _failed(spec, _last_line(frames, spec), message, action)
+
+
+def _failed(spec: str, span: Span | None, message: str, action: str) -> TargetResult:
     diagnostic = Diagnostic(
         code="BN900",
         name="cannot-import",
@@ -36,6 +53,16 @@ def _reason(status: int, *, late: bool, seconds: float) -> tuple[str, str]:
         return (
             f"took longer than {seconds:g} s",
             "Raise --timeout, or move the work that takes so long under `if __name__ == '__main__':`",
+        )
+    if status == TAMPERED:
+        return (
+            "wrote into a descriptor that it did not open, one that bnlint answers through",
+            "Write to files that the code has opened itself, or to standard output",
+        )
+    if status == BROKEN:
+        return (
+            "broke the modules that bnlint runs on in its process",
+            "Keep what replaces or removes modules and functions of Python or torch out of the import",
         )
     if os.name == "posix" and status == -signal.SIGKILL:
         return (

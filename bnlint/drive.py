@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bnlint.answers import is_answer
+from bnlint.deaths import TAMPERED
 from bnlint.pool import Said, Scratch, Worker, default_jobs, forks, kill_target, numbered, show_stack, stop_all
 from bnlint.session import Problem, Session
 
@@ -25,6 +27,7 @@ class _Running:
     deadline: float
     late: bool = False
     killed: bool = False
+    tampered: bool = False
 
 
 class Drive:
@@ -129,28 +132,48 @@ class Drive:
     def _hear(self, worker: Worker, said: dict[str, Any] | list[Any]) -> None:
         session = self._session
         match said:
-            case {"begin": spec, "pid": process}:
+            case {"begin": str(spec), "pid": int(process)} if self._sent.get(spec) is worker:
                 del self._sent[spec]
                 self._running[spec] = _Running(worker, process, time.monotonic() + session.options[spec].timeout)
                 number = len(session.options) - len(self._still_to_begin())
                 session.listener.started(spec, number, len(session.options))
-            case [str(spec), answer]:
-                session.answered(spec, answer)
-            case {"end": spec, "status": status, "done": done, "printed": printed, "clean": clean}:
+            case [str(spec), answer] if self._runs(spec, worker):
+                if is_answer(answer):
+                    session.answered(spec, answer)
+                else:
+                    self._running[spec].tampered = True
+            case {"end": str(spec), "status": status, "done": done, "printed": printed, "clean": clean} if self._runs(
+                spec, worker
+            ):
                 running = self._running.pop(spec)
+                status = TAMPERED if running.tampered else status
                 printed = printed if self._forks else worker.take_printed()
-                if done:
+                if done and not running.tampered:
                     session.ended(spec, printed)
                 else:
                     session.died(spec, status, late=running.late, printed=printed)
                 if not self._forks and not clean:
                     self._dismiss(worker)
+            case {"tampered": True}:
+                self._disbelieve(worker)
             case {"pages": pages, "dependencies": dependencies}:
                 session.loaded(pages, dependencies)
             case {"error": {"spec": spec, "message": message, "hint": hint}}:
                 self._fail(spec, Problem(message, hint))
             case {"internal": {"spec": spec, "message": message, "traceback": details}}:
                 self._fail(spec, Problem(message, "", details, internal=True))
+
+    def _runs(self, spec: str, worker: Worker) -> bool:
+        return spec in self._running and self._running[spec].worker is worker
+
+    def _disbelieve(self, worker: Worker) -> None:
+        """A worker that is one with its target says what bnlint does not: nothing more is heard of it."""
+        if worker not in self._workers:
+            return
+        self._dismiss(worker)
+        for spec in [spec for spec in self._running if self._runs(spec, worker)]:
+            del self._running[spec]
+            self._session.died(spec, TAMPERED, late=False, printed=worker.take_printed())
 
     def _still_to_begin(self) -> list[str]:
         return [*self._session.waiting, *self._sent]

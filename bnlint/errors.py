@@ -63,6 +63,8 @@ def text_of(error: BaseException) -> str:
     """The text of an exception on one line, also of one whose own `__str__` raises."""
     try:
         text = str(error).strip()
-    except Exception:  # the user's class: its failure must not hide the one that it describes
+    except (
+        BaseException
+    ):  # the user's class, which may raise SystemExit: its failure must not hide the one that it describes
         text = ""
     return text.splitlines()[0] if text else "no message"

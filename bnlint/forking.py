@@ -2,7 +2,8 @@
 
 What the server promises to the parent, whatever the checked code does: for each target one `begin` with the process,
 then the answers of its child, then one `end` with the exit status and the end of what it printed; and that nothing
-that a target started is left when its `end` is said.
+that a target started is left when its `end` is said. A child seals what it answers: one that writes anything else
+into the pipe is killed, and its exit status is `TAMPERED`; that of one in which bnlint itself cannot go on is `BROKEN`.
 
     {"begin": spec, "pid": 7}   [spec, {"result": {...}}] ...   {"end": spec, ...}
 
@@ -22,9 +23,11 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from bnlint.deaths import BROKEN, TAMPERED
 from bnlint.sandbox import fork
+from bnlint.seals import Seal
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 PRINTED_BYTES = 64 * 1024  # of what the checked code prints, the end is kept
@@ -56,10 +59,19 @@ class _Child:
     process: int
     answers: int
     printed: int
+    seal: Seal
     line: bytearray = field(default_factory=bytearray)
     answered: int = 0
     output: bytearray = field(default_factory=bytearray)
     done: bool = False
+    broken: bool = False
+    tampered: bool = False
+
+    def status(self, status: int) -> int:
+        """How the process ended, of which the system told a status."""
+        if self.tampered:
+            return TAMPERED
+        return BROKEN if self.broken else os.waitstatus_to_exitcode(status)
 
 
 class Server:
@@ -114,21 +126,25 @@ class Server:
     def _start(self, task: Task) -> None:
         answers, answering = os.pipe()
         printed, printing = os.pipe()
+        seal = Seal()
         process = self._fork()
         if process == 0:
+            answer = _answering(answering, seal)
             try:
                 os.setpgid(0, 0)  # the parent stops a target that takes too long with all that it started
                 for end in (1, 2):
                     os.dup2(printing, end)
                 self._close(answers, printed, printing)
-                task.work(_answering(answering))
-                write_all(answering, b"done\n")
+                task.work(answer)
+                answer("done")
                 leave(0)
+            except BaseException:
+                answer("broken")
             finally:
-                os._exit(1)  # whatever the checked code broke: the child must never go on as the server
+                end_here(1)  # whatever the checked code broke: the child must never go on as the server
         os.close(answering)
         os.close(printing)
-        child = self._children[process] = _Child(task, process, answers, printed)
+        child = self._children[process] = _Child(task, process, answers, printed, seal)
         for end, read in ((answers, self._read_answers), (printed, self._read_printed)):
             os.set_blocking(end, False)
             self._selector.register(end, selectors.EVENT_READ, lambda child=child, read=read: read(child))
@@ -143,7 +159,7 @@ class Server:
         if process == 0:
             end_with_parent()
             if os.getppid() != parent:
-                os._exit(1)
+                end_here(1)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return process
@@ -174,12 +190,23 @@ class Server:
         *lines, rest = chunk.split(b"\n")
         for line in lines:
             whole, child.line = child.line + line, bytearray()
-            if whole == b"done":
-                child.done = True
-            else:
-                write_all(self._channel, b"[%s, %s]\n" % (json.dumps(child.task.spec).encode(), bytes(whole)))
+            self._take(child, child.seal.off(whole))
         child.line += rest
-        return True
+        if not child.seal.is_on(child.line):
+            self._take(child, None)
+        return not child.tampered
+
+    def _take(self, child: _Child, message: bytes | None) -> None:
+        """Pass on an answer of a child; one that wrote something else has no more to say."""
+        if child.tampered or message is None:
+            child.tampered = True
+            _kill(child.process)
+        elif message == b'"done"':
+            child.done = True
+        elif message == b'"broken"':
+            child.broken = True
+        else:
+            write_all(self._channel, b"[%s, %s]\n" % (json.dumps(child.task.spec).encode(), message))
 
     def _read_printed(self, child: _Child) -> bool:
         chunk = _read(child.printed)
@@ -218,8 +245,8 @@ class Server:
             self.say(
                 {
                     "end": child.task.spec,
-                    "status": os.waitstatus_to_exitcode(status),
-                    "done": child.done,
+                    "status": child.status(status),
+                    "done": child.done and not child.tampered,
                     "printed": child.output.decode(errors="replace"),
                     "clean": True,
                 }
@@ -281,7 +308,7 @@ class Server:
                 server.run([Task(task.spec, task.work) for task in tasks], prepare)
                 leave(0)
             finally:
-                os._exit(1)
+                end_here(1)
         os.close(lifeline)
         os.close(channel)
         try:
@@ -348,18 +375,18 @@ def _grouped(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Hashable, Seque
     yield None, alone
 
 
-def _answering(end: int) -> Answer:
+def _answering(end: int, seal: Seal) -> Answer:
     def answer(message: Any) -> None:
-        write_all(end, json.dumps(message, default=str).encode() + b"\n")
+        write_all(end, seal.on(message))
 
     return answer
 
 
-def write_all(end: int, data: bytes) -> None:
+def write_all(end: int, data: bytes, /, write: Callable[[int, memoryview], int] = os.write) -> None:
     """Write to a pipe, however often it takes."""
     view = memoryview(data)
     while view:
-        view = view[os.write(end, view) :]
+        view = view[write(end, view) :]
 
 
 def _read(end: int) -> bytes | None:
@@ -400,4 +427,9 @@ def leave(status: int) -> None:
     with contextlib.suppress(Exception):  # the checked code may have closed or replaced the streams
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(status)
+    end_here(status)
+
+
+def end_here(status: int, /, end: Callable[[int], NoReturn] = os._exit) -> NoReturn:
+    """End this process, also where the checked code has put something else in the place of `os._exit`."""
+    end(status)

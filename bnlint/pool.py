@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from bnlint.options import Options
+from bnlint.seals import Seal
 from bnlint.session import WORKER_ENVIRONMENT
 
 OUTPUT_BYTES = 64 * 1024  # of what the checked code prints, the end is kept
@@ -26,6 +27,7 @@ START_METHOD = "BNLINT_START_METHOD"  # an environment variable: "fork" or "spaw
 # macOS system frameworks do not survive a fork without exec, Windows has none
 FORKS = sys.platform == "linux"
 _STOP_SECONDS = 2.0
+TAMPERING: dict[str, Any] = {"tampered": True}  # what a worker is taken to say whose line is not sealed
 
 Said = tuple["Worker", dict[str, Any] | list[Any] | None]
 
@@ -55,6 +57,9 @@ class Worker:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._input = self._process.stdin
+        self._seal = None if forks else Seal()
+        if self._seal is not None:
+            self._write(self._seal.secret.encode())
         self._printed = bytearray()
         for read, stream in (
             (self._read_answers, self._process.stdout),
@@ -64,8 +69,12 @@ class Worker:
 
     def _read_answers(self, stream: IO[bytes]) -> None:
         for line in stream:
+            text = line if self._seal is None else self._seal.off(line.rstrip(b"\n"))
+            if text is None:
+                self._said.put((self, TAMPERING))
+                continue
             with contextlib.suppress(ValueError):  # half an answer of a process that was stopped
-                self._said.put((self, json.loads(line)))
+                self._said.put((self, json.loads(text)))
         self._said.put((self, None))
 
     def _read_printed(self, stream: IO[bytes]) -> None:
@@ -81,8 +90,11 @@ class Worker:
     def ask(self, request: Mapping[str, Any]) -> None:
         """Send a request."""
         self.asked = True
+        self._write(json.dumps(request).encode())
+
+    def _write(self, line: bytes) -> None:
         with contextlib.suppress(BrokenPipeError):  # it ended while it started, which the missing answers say
-            self._input.write(json.dumps(request).encode() + b"\n")
+            self._input.write(line + b"\n")
             self._input.flush()
 
     def take_printed(self) -> str:
@@ -117,12 +129,11 @@ def show_stack(process: int) -> None:
 
 
 def kill_target(process: int) -> None:
-    """End the process of a target and its group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process, signal.SIGKILL)
-        else:
-            os.kill(process, signal.SIGTERM)  # which on Windows ends it at once
+    """End the process of a target, which may have left its group, and that."""
+    ways = (os.killpg, os.kill) if hasattr(os, "killpg") else (os.kill,)
+    for way in ways:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            way(process, getattr(signal, "SIGKILL", signal.SIGTERM))  # SIGTERM ends it at once on Windows
 
 
 def numbered(targets: Iterable[tuple[str, Options]]) -> dict[str, Any]:

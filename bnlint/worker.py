@@ -2,6 +2,7 @@
 
 Requests are JSON lines on standard input, which then stays open: its end means that the parent is gone. Answers are
 JSON lines on the descriptor that was standard output at the start; what the checked code prints goes to standard error.
+Where that code can reach the descriptor every answer is sealed: the first line on standard input is the secret.
 
 A request is `{"command": "check", "options": [{...}, ...], "targets": [[spec, number of its options], ...], "contents":
 {...}, "jobs": n, "scratch": folder, "cache": folder}`; `contents` (in base64, by path) are laid over the files, and
@@ -23,22 +24,27 @@ import base64
 import contextlib
 import faulthandler
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import queue
 import shutil
 import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
 from bnlint import overlay
-from bnlint.errors import BnlintError, ConfigurationError
+from bnlint.deaths import raised
+from bnlint.errors import BnlintError, ConfigurationError, text_of
 from bnlint.forking import Answer, LifelineLost, Server, Task, end_with_parent, leave
 from bnlint.options import Options
+from bnlint.seals import Seal
 from bnlint.training.documents import DATA_SUFFIXES
 
 if TYPE_CHECKING:
@@ -55,12 +61,15 @@ def main(start_method: str = "fork") -> None:
     # Imports make hundreds of thousands of objects that live on: collecting among them costs a fifth of a short run.
     gc.set_threshold(100_000, 20, 100)
     lifeline, channel = _take_over_descriptors()
+    seal = None if start_method == "fork" else Seal(lifeline.readline().decode().strip())
 
     def answer(message: Any) -> None:
-        channel.write(json.dumps(message, default=str).encode() + b"\n")
+        line = json.dumps(message, default=str).encode() + b"\n" if seal is None else seal.on(message)
+        channel.write(line)
         channel.flush()
 
-    end_with_parent()
+    if start_method != "fork":  # a server outlives its parent, to end all that was started and remove the scratch folder
+        end_with_parent()
     with _reported(answer):
         _import_torch()
         import bnlint.checker as _  # noqa: F401  # heavy imports happen once, while the parent still looks for files
@@ -104,11 +113,19 @@ def _import_what_forwards_need(*, many: bool) -> None:
     """
     import torch.fx.experimental.symbolic_shapes  # the imports are the purpose
 
+    import bnlint.graph
+    import bnlint.program
+    import bnlint.source
+
     with contextlib.suppress(ImportError):  # torch runs without numpy
         import numpy.random  # noqa: F401
 
     if many:
         import torch._dynamo  # noqa: F401
+
+        for room in (bnlint.graph, bnlint.program, bnlint.source):
+            for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+                importlib.import_module(module.name)
 
 
 # One request -------------------------------------------------------------------------------------------------------
@@ -139,12 +156,17 @@ class _Job:
         if hasattr(signal, "SIGUSR2"):
             faulthandler.register(signal.SIGUSR2, file=2, all_threads=False)  # so does the parent after the time limit
         sys.argv = [spec.partition(":")[0]]
-        with _reported(answer):
+        with _reported(answer, spec):
             if self._recorder is not None:
                 self._recorder.begin(allow=options.allow, files=options.training_files)
             self.confine(options.allow, options.memory_limit)
-            for result in run(spec):
-                answer({"result": result.to_json()})
+            try:
+                for result in run(spec):
+                    answer({"result": result.to_json()})
+            except Exception:
+                raise
+            except BaseException as error:  # KeyboardInterrupt, and whatever class the checked code derives
+                answer({"result": raised(spec, error).to_json()})
             if self._recorder is not None:
                 recording = self._recorder.finish()
                 answer({"dependencies": recording.dependencies, "reason": recording.reason})
@@ -226,10 +248,6 @@ class _Base:
 
 def _serve(request: dict[str, Any], lifeline: IO[bytes], channel: IO[bytes], answer: Answer) -> None:
     """Run the targets in children, several at a time."""
-    job = _Job(request, answer)
-    many = len(job.prepared) > 1
-    gc.freeze()
-    tasks = [_task(spec, options, run, job, many=many) for spec, options, run in job.prepared]
 
     def prepare(base: Hashable) -> None:
         from bnlint.preloading import preload
@@ -240,6 +258,10 @@ def _serve(request: dict[str, Any], lifeline: IO[bytes], channel: IO[bytes], ans
         gc.freeze()
 
     try:
+        job = _Job(request, answer)
+        many = len(job.prepared) > 1
+        gc.freeze()
+        tasks = [_task(spec, options, run, job, many=many) for spec, options, run in job.prepared]
         Server(request["jobs"], lifeline.fileno(), channel.fileno()).run(tasks, prepare)
     except (LifelineLost, BrokenPipeError):  # the parent was killed: what it would have done is left to this process
         shutil.rmtree(request["scratch"], ignore_errors=True)
@@ -302,16 +324,15 @@ def _serve_here(request: dict[str, Any], answer: Answer) -> None:
 
 
 @contextlib.contextmanager
-def _reported(answer: Answer) -> Iterator[None]:
-    """Answer with what went wrong instead of raising it."""
+def _reported(answer: Answer, checked: str | None = None) -> Iterator[None]:
+    """Answer with what went wrong instead of raising it, and which target was `checked` then."""
     try:
         yield
     except BnlintError as error:
         answer(_error(error, None))
     except Exception as error:  # a boundary: whatever it is, the parent has to hear of it
-        import traceback
-
-        message = f"{type(error).__name__}: {error}"
+        place = "" if checked is None else f"; {checked} was being checked"
+        message = f"{type(error).__name__}: {text_of(error)}{place}"
         answer({"internal": {"spec": None, "message": message, "traceback": traceback.format_exc()}})
 
 

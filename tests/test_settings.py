@@ -65,6 +65,8 @@ fail-level = "error"
 output-format = "concise"
 color = "never"
 timeout = 30
+memory-limit = "1.5G"
+cache-dir = "build/cache"
 step = "net.py:train_step"
 
 [per-file-ignores]
@@ -111,7 +113,7 @@ def test_every_key_is_read(write: Write, tmp_path: Path) -> None:
                 places,
                 "net.py:Trainer.step",
             ),
-            Target("package.models:build", places={"model": "bnlint.toml:31"}),
+            Target("package.models:build", places={"model": "bnlint.toml:33"}),
         ),
         config_map={"batch_size": "data.batch_size"},
         exclude=("old", f"{tmp_path}/src/*.py"),
@@ -120,17 +122,19 @@ def test_every_key_is_read(write: Write, tmp_path: Path) -> None:
         output_format="concise",
         color="never",
         timeout=30.0,
+        memory_limit=1_610_612_736,
+        cache_dir="build/cache",
         required_version=">=0.1, <99",
         places=found.places,
     )
     assert found.places.keys() == set(KEYS)
-    assert (found.places["training"], found.places["config-map"]) == ("bnlint.toml:8", "bnlint.toml:20")
+    assert (found.places["training"], found.places["config-map"]) == ("bnlint.toml:8", "bnlint.toml:22")
     assert places == {
-        "model": "bnlint.toml:24",
-        "inputs": "bnlint.toml:25",
-        "targets": "bnlint.toml:26",
-        "training": "bnlint.toml:27",
-        "step": "bnlint.toml:28",
+        "model": "bnlint.toml:26",
+        "inputs": "bnlint.toml:27",
+        "targets": "bnlint.toml:28",
+        "training": "bnlint.toml:29",
+        "step": "bnlint.toml:30",
     }
 
 
@@ -154,6 +158,9 @@ WRONG = {
     "boolean seconds": ("timeout = true", 1, "timeout is true, not a positive number", "timeout = 300"),
     "no seconds": ("timeout = 0", 1, "timeout is 0, not a positive number", "timeout = 300"),
     "endless": ("timeout = inf", 1, "timeout is inf, not a positive number", "timeout = 300"),
+    "a size in words": ('memory-limit = "much"', 1, "memory-limit is 'much', not a size in bytes", 'memory-limit = "8G"'),
+    "no memory": ("memory-limit = 0", 1, "memory-limit is 0, not a size in bytes", 'memory-limit = "8G"'),
+    "allowed by a file": ('allow = ["network"]', 1, "unknown key 'allow'", "the keys are required-version, select"),
     "unknown format": ('output-format = "jsn"', 1, "not one of full, concise, json", "did you mean json?"),
     "no such fact": (
         'config-map = { bach_size = "a" }',

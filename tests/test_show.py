@@ -30,6 +30,8 @@ fail-level = "error"
 output-format = "concise"
 color = "never"
 timeout = 1234567.5
+memory-limit = "1.5G"
+cache-dir = "build/cache"
 step = "net.py:train_step"
 per-file-ignores = { "tests/*" = ["BN7"], "/one.py" = ["BN1"], 'quoted "näme"' = ["BN2"] }
 config-map = { batch_size = "data.batch_size" }
