@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from bnlint.dependencies import Recorder
+    from bnlint.registry import Loaded
     from bnlint.report.report import TargetResult
 
 Run = Callable[[str], Iterator["TargetResult"]]
@@ -138,11 +139,13 @@ class _Job:
         self._request = request
         self._scratch = request["scratch"]
         self._recorder = None if request["cache"] is None else self._new_recorder()
-        self.prepared = _prepared(request, answer)
+        rules = _rules() if request["command"] == "check" else ()
+        self.prepared = _prepared(request, rules, answer)
         if not all(options.no_exec or _is_data(spec) for spec, options, _ in self.prepared):
             _import_what_forwards_need(many=len(self.prepared) > 1)
         if self.prepared:
-            answer({"pages": list(_pages(request)), "dependencies": self._recorder and self._recorder.server()})
+            pages = [asdict(item.page) for item in rules]
+            answer({"pages": pages, "dependencies": self._recorder and self._recorder.server()})
 
     def _new_recorder(self) -> Recorder:
         from bnlint.dependencies import Recorder
@@ -181,7 +184,15 @@ class _Job:
         confine(Policy(self._scratch, frozenset(allow), limit), forks=forks)
 
 
-def _prepared(request: dict[str, Any], answer: Answer) -> list[tuple[str, Options, Run]]:
+def _rules() -> tuple[Loaded, ...]:
+    """All rules, and what else of them every check asks for: no child has to look for their packages again."""
+    from bnlint.registry import known_words, load_rules
+
+    known_words()
+    return load_rules()
+
+
+def _prepared(request: dict[str, Any], rules: tuple[Loaded, ...], answer: Answer) -> list[tuple[str, Options, Run]]:
     """What to do with each target; what is wrong with its options is said before any of them begins."""
     from bnlint.training.facts import resolve
 
@@ -190,7 +201,7 @@ def _prepared(request: dict[str, Any], answer: Answer) -> list[tuple[str, Option
         options = Options.from_json(value)
         try:
             resolve(options)
-            made.append((options, _command(request["command"], options)))
+            made.append((options, _command(request["command"], options, rules)))
         except BnlintError as error:
             made.append(error)
     prepared = []
@@ -203,29 +214,22 @@ def _prepared(request: dict[str, Any], answer: Answer) -> list[tuple[str, Option
     return prepared
 
 
-def _pages(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if request["command"] == "check":
-        from bnlint.registry import load_rules
-
-        yield from (asdict(item.page) for item in load_rules())
-
-
 def _is_data(spec: str) -> bool:
     return spec.endswith((*DATA_SUFFIXES, ".toml"))
 
 
-def _command(command: str, options: Options) -> Run:
+def _command(command: str, options: Options, rules: tuple[Loaded, ...]) -> Run:
     """What to do with one target."""
     if command == "check":
         from bnlint.checker import check_target
-        from bnlint.registry import load_rules, own_codes, select
+        from bnlint.registry import own_codes, select
 
-        loaded = select(load_rules(), options)
-        rules = (*(item.code for item in loaded), *own_codes(options))
+        loaded = select(rules, options)
+        codes = (*(item.code for item in loaded), *own_codes(options))
 
         def check(spec: str) -> Iterator[TargetResult]:
             found = iter(()) if spec.endswith(".toml") else check_target(spec, options, loaded)
-            return (replace(result, rules=rules) for result in found)
+            return (replace(result, rules=codes) for result in found)
 
         return check
 

@@ -134,6 +134,27 @@ model = Shared()
             inputs=((3, 8, 8),),
             note="group norm subtracts a mean over several channels: differences between their biases stay",
         ),
+        Valid(
+            """\
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.narrow = nn.Linear(4, 8)
+        self.wide = nn.Linear(3, 8)
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, x):
+        try:
+            return self.norm(self.narrow(x)) + self.narrow(x)
+        except RuntimeError:
+            return self.wide(x)
+
+
+model = Net()
+""",
+            inputs=((3,),),
+            note="a call that raises, which the model catches, has no output",
+        ),
     )
     invalid = (
         Invalid(
@@ -300,10 +321,13 @@ def _biased_layer(node: fx.Node) -> str | None:
 
 
 def _bias_on_channel_axis(node: fx.Node) -> bool:
+    shape = node.meta["shape"]
+    if shape is None:  # the call raises, which the model catches
+        return False
     if node.op == "call_function":
-        return len(node.meta["shape"]) == _FUNCTIONS[node.target]
+        return len(shape) == _FUNCTIONS[node.target]
     leaf = node.meta["leaf"]
-    return len(node.meta["shape"]) == (2 if isinstance(leaf, nn.Linear) else 2 + len(leaf.kernel_size))
+    return len(shape) == (2 if isinstance(leaf, nn.Linear) else 2 + len(leaf.kernel_size))
 
 
 def _feeds(node: fx.Node, user: fx.Node) -> bool:
