@@ -134,6 +134,7 @@ class Drive:
         match said:
             case {"begin": str(spec), "pid": int(process)} if self._sent.get(spec) is worker:
                 del self._sent[spec]
+                worker.has_begun = True
                 self._running[spec] = _Running(worker, process, time.monotonic() + session.options[spec].timeout)
                 number = len(session.options) - len(self._still_to_begin())
                 session.listener.started(spec, number, len(session.options))

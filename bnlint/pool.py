@@ -44,6 +44,7 @@ class Worker:
         self._said = said
         self.forks = forks
         self.asked = False
+        self.has_begun = False  # a target
         self.limits: tuple[Any, ...] | None = None
         self._process = subprocess.Popen(
             (*WORKER_COMMAND, *(() if forks else ("spawn",))),
@@ -113,10 +114,10 @@ class Worker:
             self._input.close()
 
     def stop(self) -> None:
-        """Have it end, or end it."""
+        """Have it end what it has started, or end it: before it has started anything there is nothing to wait for."""
         self.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_SECONDS if self.forks and self.asked else 0)
+            self._process.wait(_STOP_SECONDS if self.forks and self.has_begun else 0)
         self._process.kill()
         self._process.wait()
 
