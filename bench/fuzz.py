@@ -21,8 +21,8 @@ What must be equal, module by module:
 A crash is an exception out of `bnlint.check`, and a rule that raised (BN904). After each check the model's tensors,
 attributes and modes, the random states, the default type and device, and what torch runs have to be as before.
 
-Half of the models are checked as live modules, the others as the class or the instance of a file. A failure is reduced to a minimal
-program, which is printed; the exit status is then 1.
+Half of the models are checked as live modules, the others as the class or the instance of a file. A failure is reduced
+to a minimal program, which is printed; the exit status is then 1.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from bnlint.graph.parallel import wrappers_taken_off
 from bnlint.graph.spans import construction_spans
 from bnlint.graph.weights import WeightsNotLoaded, weights_answered
 from bnlint.graph.writes import writes_answered
-from bnlint.refusals import refusal_in
+from bnlint.isolation.refusals import refusal_in
+from bnlint.isolation.sandbox import policy_of_process
 from bnlint.source.file import SourceFile, display_path
 from bnlint.source.slice import module_slice
 
@@ -225,6 +226,9 @@ def _cannot_import(shown: str, roots: tuple[str, ...], error: BaseException) -> 
     elif isinstance(error, ImportError):
         message = f"import fails: {text_of(error)}"
         hint = "install what is missing into the environment that bnlint runs in, or run bnlint from the project's root"
+    elif isinstance(error, MemoryError) or "can't allocate memory" in text_of(error):  # as torch says
+        message = f"memory runs out while the file is imported: {type(error).__name__}: {text_of(error)}"
+        hint = "move what needs it under `if __name__ == '__main__':`, or raise --memory-limit"
     else:
         message = f"the file raises while it is imported: {type(error).__name__}: {text_of(error)}"
         hint = "make the file importable: try `python -c` with the same import"
@@ -242,12 +246,18 @@ def _cannot_import(shown: str, roots: tuple[str, ...], error: BaseException) -> 
 def advice_on_refusal(error: BaseException) -> str | None:
     """What to do where the sandbox has refused something; None for other errors and for downloads."""
     refusal = refusal_in(error)
-    if refusal is None or is_download(error):
+    if is_download(error):
         return None
+    if refusal is None:
+        return _UNSAID if isinstance(error, PermissionError) and policy_of_process() is not None else None
     flag = f", or run bnlint with {refusal.permit} if you trust the code" if refusal.permit else ""
     return f"move that call under `if __name__ == '__main__':`{flag}"
 
 
+_UNSAID = (
+    "the kernel keeps checked code from shared memory, processes, the network and writes: move that call under "
+    "`if __name__ == '__main__':`, or run bnlint with --allow processes, network or writes if you trust the code"
+)
 NO_DOWNLOADS = (
     "bnlint downloads nothing: build without pretrained weights (pretrained=False, weights=None, from_config(...))"
 )

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnlint.deaths import died
 from bnlint.errors import BnlintError
+from bnlint.isolation.deaths import died
 from bnlint.options import Options
 from bnlint.page import Page, page_from_json
 from bnlint.report.report import Report, TargetResult
 
 if TYPE_CHECKING:
-    from bnlint.cache import Cache
-    from bnlint.drive import Drive
+    from bnlint.caching.cache import Cache
+    from bnlint.isolation.drive import Drive
 
 WORKER_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -111,7 +111,7 @@ def run(
 
 
 def _drive(session: Session, jobs: int | None) -> Drive:
-    from bnlint.drive import Drive  # a run that the cache answers needs no processes
+    from bnlint.isolation.drive import Drive  # a run that the cache answers needs no processes
 
     return Drive(session, jobs)
 
@@ -246,14 +246,14 @@ class Session:
 
 
 def _opened(folder: Path, contents: Mapping[str, bytes]) -> Cache:
-    from bnlint.cache import Cache
+    from bnlint.caching.cache import Cache
 
     return Cache(folder, environment={**os.environ, **WORKER_ENVIRONMENT}, contents=contents)
 
 
 def _ran_out_of_memory(result: TargetResult) -> bool:
     """Whether a result tells about this machine at this moment."""
-    return any(item.code.startswith("BN90") and "memory" in item.message for item in result.diagnostics)
+    return any(item.code.startswith("BN90") and "memory" in item.message.casefold() for item in result.diagnostics)
 
 
 def _options(requests: Iterable[Request]) -> dict[str, Options]:

@@ -60,7 +60,7 @@ class LoadedTarget:
                 built = _built(self.make, self.roots)
         except BuildFailure as failure:
             raise _cannot_build(self, failure) from failure
-        if not isinstance(built.model, nn.Module):
+        if not issubclass(type(built.model), nn.Module):  # a class may say anything of itself
             kind = type(built.model).__name__
             raise TargetError(
                 f"{self.name} gives a value of type {kind}, not an nn.Module",
@@ -402,7 +402,8 @@ def _instances(candidates: Candidates, namespace: dict[str, Any]) -> Iterator[tu
         for name in candidates.instances
         if isinstance(value := namespace.get(name), nn.Module) and not _is_loss(type(value))
     }
-    parts = {id(part) for module in modules.values() for _, part in walk(module) if part is not module}
+    real = (module for module in modules.values() if issubclass(type(module), nn.Module))
+    parts = {id(part) for module in real for _, part in walk(module) if part is not module}
     seen: set[int] = set()
     for name, module in modules.items():
         if id(module) not in parts and id(module) not in seen:

@@ -8,10 +8,10 @@ A request is `{"command": "check", "options": [{...}, ...], "targets": [[spec, n
 {...}, "jobs": n, "scratch": folder, "cache": folder}`; `contents` (in base64, by path) are laid over the files, and
 with a cache every target says what its results depend on.
 
-Where forking is safe one worker gets one request and runs every target in a child of its own (`bnlint.forking`), so
-that neither a crash nor a changed global (`sys.modules`, a default dtype) reaches the next one. Elsewhere
-(`python -m bnlint.worker spawn`) it runs what it is asked itself, and says with `"clean": false` that checked code
-has run in it.
+Where forking is safe one worker gets one request and runs every target in a child of its own
+(`bnlint.isolation.forking`), so that neither a crash nor a changed global (`sys.modules`, a default dtype) reaches the
+next one. Elsewhere (`python -m bnlint.worker spawn`) it runs what it is asked itself, and says with `"clean": false`
+that checked code has run in it.
 
 For a target: `{"begin": spec, "pid": n}`, any number of `[spec, {"result": {...}}]`, then `{"end": spec, ...}`.
 `{"error": {...}}` is a `BnlintError`, `{"internal": {...}}` a fault of bnlint: alone with the target's spec or None,
@@ -40,17 +40,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
 from bnlint import overlay
-from bnlint.deaths import raised
 from bnlint.errors import BnlintError, ConfigurationError, text_of
-from bnlint.forking import Answer, LifelineLost, Server, Task, end_with_parent, leave
+from bnlint.isolation.deaths import raised
+from bnlint.isolation.forking import Answer, LifelineLost, Server, Task, end_with_parent, leave
+from bnlint.isolation.seals import Seal
 from bnlint.options import Options
-from bnlint.seals import Seal
 from bnlint.training.documents import DATA_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from bnlint.dependencies import Recorder
+    from bnlint.caching.dependencies import Recorder
     from bnlint.registry import Loaded
     from bnlint.report.report import TargetResult
 
@@ -69,7 +69,9 @@ def main(start_method: str = "fork") -> None:
         channel.write(line)
         channel.flush()
 
-    if start_method != "fork":  # a server outlives its parent, to end all that was started and remove the scratch folder
+    if (
+        start_method != "fork"
+    ):  # a server outlives its parent, to end all that was started and remove the scratch folder
         end_with_parent()
     with _reported(answer):
         _import_torch()
@@ -148,7 +150,7 @@ class _Job:
             answer({"pages": pages, "dependencies": self._recorder and self._recorder.server()})
 
     def _new_recorder(self) -> Recorder:
-        from bnlint.dependencies import Recorder
+        from bnlint.caching.dependencies import Recorder
 
         ignored = (self._request["scratch"], self._request["cache"])
         return Recorder(ignored=ignored, own_variables=TEMPORARY_FOLDERS)
@@ -176,8 +178,8 @@ class _Job:
 
     def confine(self, allow: tuple[str, ...], memory: int | None, *, forks: bool = False) -> None:
         """Let this process do no more than checked code may."""
-        from bnlint.memory_limit import default_memory
-        from bnlint.sandbox import Policy, confine
+        from bnlint.isolation.memory_limit import default_memory
+        from bnlint.isolation.sandbox import Policy, confine
 
         self._scratch = tempfile.mkdtemp(dir=self._scratch)  # in that of the process that this one is forked from
         limit = default_memory(self._request["jobs"]) if memory is None else memory
@@ -254,7 +256,7 @@ def _serve(request: dict[str, Any], lifeline: IO[bytes], channel: IO[bytes], ans
     """Run the targets in children, several at a time."""
 
     def prepare(base: Hashable) -> None:
-        from bnlint.preloading import preload
+        from bnlint.isolation.preloading import preload
 
         assert isinstance(base, _Base)
         job.confine(base.allow, base.memory_limit, forks=True)
@@ -278,7 +280,7 @@ def _task(spec: str, options: Options, run: Run, job: _Job, *, many: bool) -> Ta
 
     base = None
     if many and not options.no_exec and not _is_data(spec):
-        from bnlint.preloading import imports_of
+        from bnlint.isolation.preloading import imports_of
 
         names = imports_of(spec)
         base = _Base(names, options.allow, options.memory_limit) if names else None

@@ -533,7 +533,7 @@ kind(
 kind(
     "answers of no shape under a stolen seal",
     f"""
-    from bnlint.seals import Seal
+    from bnlint.isolation.seals import Seal
     frame = sys._getframe()
     while frame is not None:
         for seal in [item for item in frame.f_locals.values() if isinstance(item, Seal)]:
@@ -573,7 +573,7 @@ kind(
 )
 kind(
     "modules replaced",
-    "for name in ('json', 'os', 'posix', 'signal', 'bnlint.forking', 'bnlint.sandbox', 'bnlint.refusals'):\n    sys.modules[name] = None",
+    "for name in ('json', 'os', 'posix', 'signal', 'bnlint.isolation.forking', 'bnlint.isolation.sandbox', 'bnlint.isolation.refusals'):\n    sys.modules[name] = None",
     f"{TRACED}|Error",
 )
 kind(
@@ -666,8 +666,7 @@ text(
 text(
     "a class that claims to be a module",
     "import torch\nfrom torch import nn\nclass Net:\n    __class__ = nn.Module\n    def __getattr__(self, name):\n        return self\n    def __call__(self, *_, **__):\n        return self\nmodel = Net()\n",
-    "not iterable",
-    errors=True,
+    "not an nn.Module",
 )
 text(
     "a module that is in itself",

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bnlint.cache import Cache
+from bnlint.caching.cache import Cache
 from bnlint.options import Options
 
 # Forks for each request, so that a run costs milliseconds and not a start of Python.
 SERVER = """
 import json, os, sys, traceback
 from bnlint import overlay
-from bnlint.dependencies import Recorder
+from bnlint.caching.dependencies import Recorder
 for line in sys.stdin:
     request = json.loads(line)
     reader, writer = os.pipe()

@@ -36,7 +36,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bnlint import kernel_sandbox, refusals, sandbox
+from bnlint.isolation import kernel_sandbox, refusals, sandbox
 
 MARK = "bnlint-escaped"
 OUTSIDE: Any
@@ -374,7 +374,9 @@ def another_code_for_the_hook() -> None:
         return None
 
     for item in gc.get_objects():
-        if getattr(item, "__module__", "") in ("bnlint.refusals", "bnlint.sandbox") and hasattr(item, "__code__"):
+        if getattr(item, "__module__", "") in ("bnlint.isolation.refusals", "bnlint.isolation.sandbox") and hasattr(
+            item, "__code__"
+        ):
             for part in ("__code__", "__defaults__"):
                 try:
                     setattr(item, part, quiet.__code__ if part == "__code__" else None)
@@ -386,7 +388,7 @@ def another_code_for_the_hook() -> None:
 @into(ESCAPES)
 def cells_of_the_hook() -> None:
     for item in gc.get_objects():
-        if getattr(item, "__module__", "") in ("bnlint.refusals", "bnlint.sandbox"):
+        if getattr(item, "__module__", "") in ("bnlint.isolation.refusals", "bnlint.isolation.sandbox"):
             for cell in getattr(item, "__closure__", None) or ():
                 cell.cell_contents = lambda *_: None
             for key in getattr(item, "__kwdefaults__", None) or {}:

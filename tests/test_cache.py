@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from recorded_runs import Project, Runner
 
-from bnlint.cache import CACHE, Cache, cache_folder, identity
+from bnlint.caching.cache import CACHE, Cache, cache_folder, identity
 from bnlint.commands.clean import run_clean
 from bnlint.options import Options
 
@@ -191,7 +191,7 @@ def test_a_folder_with_other_files_is_left_alone(project: Project, tmp_path: Pat
 READ_ONLY = """
 import os, sys
 from pathlib import Path
-from bnlint.cache import Cache
+from bnlint.caching.cache import Cache
 from bnlint.options import Options
 if os.geteuid() == 0:
     os.setuid(65534)
@@ -222,7 +222,7 @@ def test_a_full_disk_costs_only_time(project: Project) -> None:
     if not full.exists():
         pytest.skip("this system has no /dev/full")
     code = (
-        "import resource, sys\nfrom pathlib import Path\nfrom bnlint.cache import Cache\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom bnlint.caching.cache import Cache\n"
         "from bnlint.options import Options\nimport signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "cache = Cache(Path(sys.argv[1]), environment={'XDG_CACHE_HOME': sys.argv[2]})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
@@ -374,7 +374,7 @@ def test_the_folder_does_not_count_for_whoever_lists_the_one_around_it(project: 
 
 
 def test_it_imports_nothing_heavy() -> None:
-    code = "import sys; before = set(sys.modules); import bnlint.cache; print(*(set(sys.modules) - before))"
+    code = "import sys; before = set(sys.modules); import bnlint.caching.cache; print(*(set(sys.modules) - before))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "numpy", "yaml", "importlib.metadata", "subprocess", "tempfile", "bnlint.overlay"}
     assert not heavy & set(run.stdout.split())

@@ -183,9 +183,12 @@ def test_fixes_use_and_fill_the_cache(project: Project) -> None:
 
 def test_runs_at_the_same_time_share_a_cache(project: Project) -> None:
     command = [sys.executable, "-m", "bnlint", "check", "net.py", "--output-format", "json"]
-    place = {"cwd": project.folder, "env": environment(project.variables())}
+    variables = environment(project.variables())
     runs = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **place) for _ in "123"
+        subprocess.Popen(
+            command, cwd=project.folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
     ]
     outputs = [run.communicate(timeout=SECONDS) for run in runs]
     assert [run.returncode for run in runs] == [0, 0, 0]

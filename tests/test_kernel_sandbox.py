@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from bnlint.memory_limit import LEAST, default_memory, memory_of_machine
+from bnlint.isolation.memory_limit import LEAST, default_memory, memory_of_machine
 
 if sys.platform != "linux":
     pytest.skip("Landlock and seccomp are Linux'", allow_module_level=True)
 
 import sandboxed
 
-from bnlint import kernel_sandbox
+from bnlint.isolation import kernel_sandbox
 
 GIB = 1 << 30
 MACHINE = kernel_sandbox.machine()
@@ -26,7 +26,8 @@ ABI = kernel_sandbox.landlock_abi(sandboxed.libc)
 
 def in_child(code: str, *arguments: str) -> str:
     """What a Python process prints; `libc` is at hand in it."""
-    head = "import ctypes, os, sys\nfrom bnlint import kernel_sandbox\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    head = "import ctypes, os, sys\nfrom bnlint.isolation import kernel_sandbox\n"
+    head += "libc = ctypes.CDLL(None, use_errno=True)\n"
     run = subprocess.run([sys.executable, "-c", head + code, *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
@@ -101,7 +102,7 @@ def test_the_filter_leaves_what_is_allowed(allow: list[str], forks: bool, expect
 
 
 TWICE = """
-from bnlint import sandbox
+from bnlint.isolation import sandbox
 scratch = sys.argv[1]
 first = sandbox.confine(sandbox.Policy(scratch), forks=True)
 try:
@@ -138,7 +139,7 @@ def test_a_helper_forks_and_ends_children_that_cannot(tmp_path: Path) -> None:
 MEMORY = """
 import json
 import numpy, torch
-from bnlint.memory_limit import limit_memory
+from bnlint.isolation.memory_limit import limit_memory
 before = torch.ones(64, 1024, 1024)  # what the process has does not count
 assert limit_memory(1 << 30, file_size=True)
 def endless():

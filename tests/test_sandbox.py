@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from bnlint.errors import UsageError
-from bnlint.sandbox import Policy
+from bnlint.isolation.sandbox import Policy
 
 if sys.platform != "linux":
     pytest.skip("the processes are forked as the worker forks them on Linux", allow_module_level=True)
 
 import sandboxed
 
-from bnlint import kernel_sandbox
+from bnlint.isolation import kernel_sandbox
 
 NOBODY = 65534
 USERS = [os.getuid()] + ([NOBODY] if os.getuid() == 0 else [])

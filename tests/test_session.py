@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from command_line import SECONDS, bnlint, environment
 
-from bnlint import pool
 from bnlint.diagnostic import Diagnostic
 from bnlint.files import expand
+from bnlint.isolation import pool
 from bnlint.options import Options
 from bnlint.report.report import TargetResult
 from bnlint.session import Listener, Outcome, Request, run
@@ -248,6 +248,31 @@ def test_code_that_expects_a_refusal_goes_on(tmp_path: Path) -> None:
 def test_a_pair_of_sockets_within_the_process_is_no_network(tmp_path: Path) -> None:
     write(tmp_path, {"pair.py": importing("helper"), "helper.py": "import socket\na, b = socket.socketpair()\n"})
     (result,) = run_in(tmp_path, ["pair.py"]).report.targets
+    assert result.status == "traced"
+
+
+def test_locks_and_memory_that_are_shared_with_nobody_work(tmp_path: Path) -> None:
+    helper = """\
+import multiprocessing as mp
+
+lock, again, two, event, barrier = mp.Lock(), mp.RLock(), mp.BoundedSemaphore(2), mp.Event(), mp.Barrier(1)
+value, array, queue, pipe = mp.Value("i", 3), mp.Array("d", [1.0, 2.0]), mp.Queue(), mp.SimpleQueue()
+with lock, again, again, value.get_lock():
+    value.value += 1
+    assert not lock.acquire(timeout=0.01)
+assert two.acquire() and two.acquire() and not two.acquire(block=False)
+two.release(), two.release(), event.set(), barrier.wait(), pipe.put(5)
+assert (value.value, array[1], event.wait(1), pipe.get()) == (4, 2.0, True, 5)
+for one_too_many, expected in ((two.release, ValueError), (again.release, AssertionError)):
+    try:
+        one_too_many()
+    except expected:
+        continue
+    raise SystemExit
+"""
+    exec(helper, {})  # as it runs outside
+    write(tmp_path, {"shares.py": importing("helper"), "helper.py": helper})
+    (result,) = run_in(tmp_path, ["shares.py"]).report.targets
     assert result.status == "traced"
 
 

@@ -158,7 +158,12 @@ WRONG = {
     "boolean seconds": ("timeout = true", 1, "timeout is true, not a positive number", "timeout = 300"),
     "no seconds": ("timeout = 0", 1, "timeout is 0, not a positive number", "timeout = 300"),
     "endless": ("timeout = inf", 1, "timeout is inf, not a positive number", "timeout = 300"),
-    "a size in words": ('memory-limit = "much"', 1, "memory-limit is 'much', not a size in bytes", 'memory-limit = "8G"'),
+    "a size in words": (
+        'memory-limit = "much"',
+        1,
+        "memory-limit is 'much', not a size in bytes",
+        'memory-limit = "8G"',
+    ),
     "no memory": ("memory-limit = 0", 1, "memory-limit is 0, not a size in bytes", 'memory-limit = "8G"'),
     "allowed by a file": ('allow = ["network"]', 1, "unknown key 'allow'", "the keys are required-version, select"),
     "unknown format": ('output-format = "jsn"', 1, "not one of full, concise, json", "did you mean json?"),

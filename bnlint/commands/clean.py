@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bnlint.atomic import TEMPORARY_NAME
-from bnlint.cache import CACHE, CACHE_TAG, is_own_cache
+from bnlint.caching.cache import CACHE, CACHE_TAG, is_own_cache
 from bnlint.commands.output import complain, say, write
 from bnlint.errors import UsageError
 from bnlint.files import walk

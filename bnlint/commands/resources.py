@@ -23,6 +23,6 @@ def resources(values: Mapping[str, Any], settings: Settings) -> Resources:
 
 
 def _cache_folder(values: Mapping[str, Any], settings: Settings) -> Path:
-    from bnlint.cache import cache_folder
+    from bnlint.caching.cache import cache_folder
 
     return cache_folder(values["cache_dir"], os.environ, settings.cache_dir, settings.path)

@@ -52,7 +52,8 @@ def _norm(kernel: Kernel, source: Tensor, args: Arguments, kwargs: Mapping[str, 
 
 def _elementwise(kernel: Kernel, source: Tensor, args: Arguments, kwargs: Mapping[str, Any]) -> Tensor | None:
     if kwargs.get("inplace") or (len(args) > 1 and args[-1] is True):
-        return None if source.requires_grad and source.is_leaf else source
+        # autograd refuses to change some leaves and views in place, which the operation itself has to say
+        return None if source.requires_grad and (source.is_leaf or source._is_view()) else source
     return source.clone()
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -21,7 +22,9 @@ def walk(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
         seen.add(id(module))
         yield path, module
         children = [
-            (f"{path}.{name}" if path else name, child) for name, child in module._modules.items() if child is not None
+            (f"{path}.{name}" if path else name, child)
+            for name, child in module._modules.items()
+            if child is not None and issubclass(type(child), nn.Module)  # a class may say anything of itself
         ]
         waiting.extend(reversed(children))
 
@@ -30,7 +33,7 @@ def walk_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Every parameter under each path that holds it, a shared one several times."""
     for path, module in walk(model):
         for name, parameter in module._parameters.items():
-            if parameter is not None:
+            if isinstance(parameter, torch.Tensor):
                 yield f"{path}.{name}" if path else name, parameter
 
 

@@ -97,6 +97,7 @@ class Recorder(fx.Tracer):
         self.in_leaf = False
         self.failed_module: str | None = None
         self.sizes = datadependent.Sizes()
+        self.missing: Exception | None = None  # what an operation raised for want of values
         self.repeatable = False  # whether `record` runs the pass, and not a step that is run once
         self.refused: list[ValueError] = []  # the one-value checks that the model may catch
         self.let_pass: frozenset[int] = frozenset()  # those of them, by number, that it is known not to catch
@@ -335,6 +336,7 @@ class Recorder(fx.Tracer):
             with torch._C.DisableTorchFunction():
                 value = self.run_leaf(original, m, args, kwargs)
         except Exception as error:
+            self.note_missing(error)
             if kind is None or shape is None:
                 raise
             if not (has_wrong_width(m, kind, shape) or has_unusable_eps(m)):
@@ -459,6 +461,11 @@ class Recorder(fx.Tracer):
         self.refused.append(error)
         return len(self.refused) not in self.let_pass
 
+    def note_missing(self, error: Exception) -> None:
+        """Remember that values are missing: the model may catch that, and take another way than it does with them."""
+        if any(sign in text_of(error) for sign in VALUE_ERRORS):
+            self.missing = error
+
     def is_refused(self, error: Exception) -> bool:
         return any(item is error for item in self.refused)
 
@@ -495,6 +502,8 @@ class Recorder(fx.Tracer):
             node = self.graph.create_node("output", "output", (self.output_node(output),))
             node.meta.update(op="output", from_input=True)
             self.describe(node, output, None)
+            if self.missing is not None and step == "meta":
+                raise self.missing
         except (Exception, SystemExit) as failure:
             uncaught = next((number for number, item in enumerate(self.refused, start=1) if item is failure), None)
             if uncaught is not None and uncaught not in self.let_pass:
@@ -538,7 +547,11 @@ class _Mode(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        return self.recorder.function(func, args, kwargs or {})
+        try:
+            return self.recorder.function(func, args, kwargs or {})
+        except Exception as failure:
+            self.recorder.note_missing(failure)
+            raise
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """User code that writes files gets on without writing any: what it opens for writing is a file without a name.
 
-What goes another way (a process, the network, native code) is refused by `bnlint.refusals`: in a process that is
-confined for good, or, where bnlint runs inside the user's own process, by an audit hook in the thread that runs the
+What goes another way (a process, the network, native code) is refused by `bnlint.isolation.refusals`: in a process that
+is confined for good, or, where bnlint runs inside the user's own process, by an audit hook in the thread that runs the
 user's code.
 """
 
@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bnlint.refusals import Judge, RefusedError, judge, writes_judge
-from bnlint.sandbox import policy_of_process
+from bnlint.isolation.refusals import Judge, RefusedError, judge, writes_judge
+from bnlint.isolation.sandbox import policy_of_process
 
 
 class _Change(NamedTuple):

@@ -642,3 +642,26 @@ def test_nothing_behind_a_guard_on_the_batch_size_is_judged() -> None:
 
     graph = captured(lambda: Forward(forward, head=nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))), (3,)).graph(1)
     assert graph.error is not None and graph.norm_calls == ()
+
+
+def test_what_autograd_refuses_to_change_in_place_is_a_failure_on_meta_tensors_too() -> None:
+    def halves(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([F.relu(part, inplace=True) for part in self.linear(x).chunk(2)])
+
+    error = captured(lambda: Forward(halves, linear=nn.Linear(4, 4)), (4,)).graph(2).error
+    assert error is not None
+    assert "is being modified inplace" in error.message
+    assert not error.values_missing
+
+
+def test_a_model_that_catches_the_want_of_values_is_run_with_values() -> None:
+    def cautious(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        try:
+            wanted = x.abs().sum().item() > 0
+        except Exception:
+            wanted = False
+        return self.norm(x) if wanted else x
+
+    graph = graph_of(lambda: Forward(cautious, norm=nn.BatchNorm1d(4)), (4,))
+    assert graph.step == "real"
+    assert [call.path for call in graph.norm_calls] == ["norm"]

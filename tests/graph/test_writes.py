@@ -14,7 +14,7 @@ import torch
 
 from bnlint.errors import TargetError
 from bnlint.graph.writes import writes_answered
-from bnlint.refusals import RefusedError
+from bnlint.isolation.refusals import RefusedError
 from bnlint.target import LoadedTarget, load_targets
 
 WRITES = """

@@ -1,6 +1,6 @@
 """The sandbox: no network, no processes, no writes outside a scratch folder for the checked code.
 
-An audit hook refuses with a clear message, on every system; where Linux can, `bnlint.kernel_sandbox` holds native code
+An audit hook refuses with a clear message, on every system; where Linux can, the kernel holds native code
 to the same.
 """
 
@@ -19,10 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from bnlint import kernel_sandbox
 from bnlint.errors import UsageError
-from bnlint.memory_limit import limit_memory
-from bnlint.refusals import Judge, RefusedError, judge
+from bnlint.isolation import kernel_sandbox, one_process
+from bnlint.isolation.memory_limit import limit_memory
+from bnlint.isolation.refusals import Judge, RefusedError, judge
 
 ALLOWABLE = ("network", "processes", "writes")
 
@@ -158,6 +158,8 @@ def _confine_by_kernel(policy: Policy, folders: tuple[str, ...], *, forks: bool)
 
 def _close_silent_ways(allow: frozenset[str]) -> None:
     """Replace the functions that raise no audit event."""
+    if "processes" not in allow:
+        one_process.stand_in()
     for module_name, name, doing, permit in _WITHOUT_EVENT:
         module = _MODULES.get(module_name)
         if permit in allow or module is None:

@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
+from bnlint.isolation.seals import Seal
 from bnlint.options import Options
-from bnlint.seals import Seal
 from bnlint.session import WORKER_ENVIRONMENT
 
 OUTPUT_BYTES = 64 * 1024  # of what the checked code prints, the end is kept

@@ -19,7 +19,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from bnlint import __version__, states
+from bnlint import __version__
+from bnlint.caching import states
 from bnlint.options import Options
 
 CACHE = states.CACHE
@@ -99,7 +100,7 @@ class Cache:
     def keep(
         self, command: str, spec: str, options: Options, payload: Mapping[str, Any], dependencies: Mapping[str, Any]
     ) -> None:
-        """Keep a result with the `dependencies` of its `bnlint.dependencies.Recording`."""
+        """Keep a result with the `dependencies` of its `bnlint.caching.dependencies.Recording`."""
         if self._prepare():
             packages = [self._keep_package(package) for package in dependencies["installed"]]
             body = {"dependencies": {**dependencies, "installed": packages}, "payload": payload}

@@ -41,7 +41,7 @@ _NETWORK = frozenset({
     "socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname",
     "socket.__new__", "socket.gethostbyaddr", "socket.getnameinfo", "_winapi.CreateNamedPipe", "winreg.ConnectRegistry",
 })  # fmt: skip
-# Families of sockets that `bnlint.kernel_sandbox` refuses to make: said here in words.
+# Families of sockets that `bnlint.isolation.kernel_sandbox` refuses to make: said here in words.
 _INTERNET = frozenset({2, 10}) if sys.platform == "linux" else frozenset()
 _PROCESSES = frozenset({
     "subprocess.Popen", "_posixsubprocess.fork_exec", "os.system", "os.exec", "os.posix_spawn", "os.spawn",

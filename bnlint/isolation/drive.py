@@ -9,9 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bnlint.answers import is_answer
-from bnlint.deaths import TAMPERED
-from bnlint.pool import Said, Scratch, Worker, default_jobs, forks, kill_target, numbered, show_stack, stop_all
+from bnlint.isolation.answers import is_answer
+from bnlint.isolation.deaths import TAMPERED
+from bnlint.isolation.pool import (
+    Said,
+    Scratch,
+    Worker,
+    default_jobs,
+    forks,
+    kill_target,
+    numbered,
+    show_stack,
+    stop_all,
+)
 from bnlint.session import Problem, Session
 
 STARTUP_SECONDS = 180.0  # importing torch from a cold network disk takes half of this

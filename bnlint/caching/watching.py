@@ -1,4 +1,4 @@
-"""Watching: who asks `os` about paths, folders and the environment, on behalf of a `bnlint.dependencies.Recorder`."""
+"""Watching: who asks `os` about paths, folders and the environment, on behalf of a `Recorder` of dependencies."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from bnlint import overlay, states
+from bnlint import overlay
+from bnlint.caching import states
 
 if TYPE_CHECKING:
-    from bnlint.dependencies import Recorder
+    from bnlint.caching.dependencies import Recorder
 
 # Modules of the standard library that ask `os` for somebody else, and functions that only want to know what a path is.
 _GO_BETWEENS = frozenset(

@@ -16,9 +16,11 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bnlint import overlay, states
+import bnlint
+from bnlint import overlay
+from bnlint.caching import states
+from bnlint.caching.watching import watch_environment, watch_os
 from bnlint.training.documents import DATA_SUFFIXES
-from bnlint.watching import watch_environment, watch_os
 
 MARGIN = 50_000_000  # ns: the clock of a file system goes in steps of up to 10 ms
 LARGE_PACKAGE = 20  # files
@@ -83,7 +85,7 @@ class Recorder:
     def server(self) -> dict[str, Any]:
         """What the server itself was loaded from, before any checked code: every result depends on it.
 
-        Installed packages are left out: whatever installs them changes what `bnlint.cache` compares anyway.
+        Installed packages are left out: whatever installs them changes what `bnlint.caching.cache` compares anyway.
         """
         loaded = {path for path in map(_file_of, list(sys.modules.values())) if path}
         self._files = {
@@ -92,7 +94,7 @@ class Recorder:
             if path not in loaded and states.root_of_installed(path) is None
         }
         self._of_server = frozenset(loaded)
-        own = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120 - paths are text here
+        own = os.path.dirname(os.path.abspath(bnlint.__file__)) + os.sep  # noqa: PTH100, PTH120 - paths are text here
         stamps = {}
         for path in sorted(loaded):
             if states.root_of_installed(path) is None or path.startswith(own):

@@ -1,7 +1,7 @@
 """States: what a file, a folder or an environment variable is right now, as small values that JSON can keep.
 
-The child that runs the checked code notes the states which its result depends on (`bnlint.dependencies`), a later run
-compares them (`bnlint.cache`). Both ask here, so that they mean the same by them.
+The child that runs the checked code notes the states which its result depends on (`bnlint.caching.dependencies`), a
+later run compares them (`bnlint.caching.cache`). Both ask here, so that they mean the same by them.
 """
 
 from __future__ import annotations

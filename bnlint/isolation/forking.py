@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bnlint.deaths import BROKEN, TAMPERED
-from bnlint.sandbox import fork
-from bnlint.seals import Seal
+from bnlint.isolation.deaths import BROKEN, TAMPERED
+from bnlint.isolation.sandbox import fork
+from bnlint.isolation.seals import Seal
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 PRINTED_BYTES = 64 * 1024  # of what the checked code prints, the end is kept

@@ -1,0 +1,1 @@
+"""What is known from former runs, and what that depends on."""

@@ -1,0 +1,1 @@
+"""How the checked code is kept out of bnlint's own process, and from the machine."""
