@@ -152,12 +152,12 @@ def _read_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Fac
         yield _with_files(_with_facts(_failed(spec, error, options), facts, options, loaded), facts, options, loaded)
         return
     script = _script(spec, options, loaded, facts.config, seen)
+    reason = "models are neither built nor run with --no-exec"
+    unbuilt = tuple(NotChecked(item.code, reason) for item in loaded if not _is_about_facts(item))
     if find_candidates(seen.source):
-        reason = "models are neither built nor run with --no-exec"
-        unbuilt = tuple(NotChecked(item.code, reason) for item in loaded if not _is_about_facts(item))
         result = TargetResult(spec, "source", not_checked=unbuilt)
     elif script.does_something:
-        result = TargetResult(spec, "script")
+        result = TargetResult(spec, "script", not_checked=unbuilt)
     elif _states_facts(spec, facts.config):
         result = TargetResult(spec, "configuration")
     else:

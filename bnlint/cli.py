@@ -12,6 +12,7 @@ from bnlint import __version__
 from bnlint.commands.output import open_closed_streams
 from bnlint.commands.parameters import (
     GroupedCommand,
+    allowed,
     codes,
     completion,
     named_shapes,
@@ -22,7 +23,7 @@ from bnlint.commands.parameters import (
     size,
 )
 from bnlint.errors import BnlintError
-from bnlint.options import ALLOWABLE, FORMATS, LEVELS
+from bnlint.options import FORMATS, LEVELS
 
 
 class _Count(click.IntRange):
@@ -217,9 +218,10 @@ _process = options(
     option(
         RUN,
         "--allow",
-        type=click.Choice(ALLOWABLE),
+        callback=allowed,
         multiple=True,
-        help="What the checked code may do outside of its process: use the network, start processes, write files.",
+        metavar="network,processes,writes",
+        help="What the checked code may do outside of its process; any of these.",
     ),
     option(RUN, "--jobs", "-j", type=COUNT, metavar="N", help="Targets at a time. [default: one per processor]"),
     option(RUN, "--no-cache", is_flag=True, help="Neither use nor keep what former runs found."),

@@ -70,6 +70,8 @@ def found_by(
                     found.append(said)
                 else:
                     raise TypeError(f"it yielded {said!r}, which is neither a Diagnostic nor a NotChecked")
+        except MemoryError:  # which says nothing about the rule
+            raise
         except (Exception, SystemExit) as error:  # a boundary: one rule's fault must not cost what the others find
             found.append(_crashed(item, error, options))
     finished = [replace(with_severity(item, options), target=target) for item in found]

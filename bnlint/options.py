@@ -14,6 +14,8 @@ LEVELS = tuple(str(level) for level in Severity)  # the most severe first
 # What `--output-format` and the settings may name; each is a module of bnlint.report.
 FORMATS = ("full", "concise", "json", "json-lines", "github", "gitlab", "junit", "sarif", "rdjson", "markdown")
 
+LEAST_MEMORY = 100_000_000  # bytes: less than what one forward of a small model takes
+
 # What `--allow` may name: what the checked code may do outside of its process.
 ALLOWABLE = ("network", "processes", "writes")
 

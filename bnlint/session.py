@@ -217,6 +217,8 @@ class Session:
     def died(self, spec: str, status: int, *, late: bool, printed: str) -> None:
         """A target took its process with it: that is a finding, and the others go on."""
         self._dependencies.pop(spec, None)
+        if self._cache is not None:
+            self._not_kept.append(f"{spec}: its process did not end well")
         failed = died(spec, status, late=late, seconds=self.options[spec].timeout, printed=printed)
         self._results.setdefault(spec, []).append(self._for(spec, failed))
         self.finished(spec, printed, always=not late)

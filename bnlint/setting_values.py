@@ -9,7 +9,7 @@ from typing import Any
 
 from bnlint import __version__
 from bnlint.errors import ConfigurationError
-from bnlint.options import LEVELS, bytes_of
+from bnlint.options import LEAST_MEMORY, LEVELS, bytes_of
 from bnlint.training.config import FIELDS
 from bnlint.training.dialects.native import READERS
 from bnlint.training.value import Value
@@ -41,8 +41,8 @@ def read_size(name: str, value: Value) -> int:
     """A number of bytes."""
     data = value.data
     size = bytes_of(str(data)) if isinstance(data, int | str) and not isinstance(data, bool) else None
-    if size is None:
-        raise value.error(f"{name} is {shown_value(value)}, not a size in bytes", f'write {name} = "8G"')
+    if size is None or size < LEAST_MEMORY:
+        raise value.error(f"{name} is {shown_value(value)}, not a size from 100M on", f'write {name} = "8G"')
     return size
 
 

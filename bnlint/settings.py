@@ -217,7 +217,7 @@ def read_settings(path: Path) -> Settings:
         require_version(read_specifier("required-version", version), version)
     values = _read(table, {name: key.read for name, key in KEYS.items()})
     root = path.parent
-    for name, locate in (("training", _training), ("step", _step), ("baseline", _written), ("cache-dir", _written)):
+    for name, locate in (("training", _training), ("step", _step), ("baseline", _written), ("cache-dir", _cache)):
         value = table.at(name)
         if value is not None:
             values[name.replace("-", "_")] = locate(value, values[name.replace("-", "_")], root)
@@ -329,6 +329,17 @@ def _step(value: Value, step: str, root: Path) -> str:
 def _written(_: Value, file: str, root: Path) -> str:
     """What bnlint writes, as one would name it in the working folder; it may not exist yet."""
     return display_path(root / file)
+
+
+def _cache(value: Value, folder: str, root: Path) -> str:
+    """A folder of the project, as one would name it in the working folder: no settings file may fill another one."""
+    own, named = os.path.abspath(root), os.path.abspath(root / folder)  # noqa: PTH100
+    if not named.startswith(own + os.sep):
+        raise value.error(
+            f"cache-dir is {shown_value(value)}, which is no folder below {display_path(root)}",
+            "name one, or use --cache-dir",
+        )
+    return display_path(root / folder)
 
 
 def _located(value: Value, model: str, root: Path) -> tuple[str, Path | None]:

@@ -41,7 +41,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from bnlint import overlay
 from bnlint.errors import BnlintError, ConfigurationError, text_of
-from bnlint.isolation.deaths import raised
+from bnlint.isolation.deaths import raised, ran_out
 from bnlint.isolation.forking import Answer, LifelineLost, Server, Task, end_with_parent, leave
 from bnlint.isolation.seals import Seal
 from bnlint.options import Options
@@ -168,6 +168,8 @@ class _Job:
             try:
                 for result in run(spec):
                     answer({"result": result.to_json()})
+            except MemoryError:
+                answer({"result": ran_out(spec, self._limit(options.memory_limit)).to_json()})
             except Exception:
                 raise
             except BaseException as error:  # KeyboardInterrupt, and whatever class the checked code derives
@@ -178,12 +180,16 @@ class _Job:
 
     def confine(self, allow: tuple[str, ...], memory: int | None, *, forks: bool = False) -> None:
         """Let this process do no more than checked code may."""
-        from bnlint.isolation.memory_limit import default_memory
         from bnlint.isolation.sandbox import Policy, confine
 
         self._scratch = tempfile.mkdtemp(dir=self._scratch)  # in that of the process that this one is forked from
-        limit = default_memory(self._request["jobs"]) if memory is None else memory
-        confine(Policy(self._scratch, frozenset(allow), limit), forks=forks)
+        confine(Policy(self._scratch, frozenset(allow), self._limit(memory)), forks=forks)
+
+    def _limit(self, memory: int | None) -> int:
+        """The bytes of memory for a target."""
+        from bnlint.isolation.memory_limit import default_memory
+
+        return default_memory(self._request["jobs"]) if memory is None else memory
 
 
 def _rules() -> tuple[Loaded, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bnlint import setting_values
-from bnlint.options import LEVELS, SIZE
+from bnlint.options import LEAST_MEMORY, LEVELS, SIZE
 from bnlint.settings import KEYS, TARGET_KEYS, Key
 from bnlint.training.config import FIELDS
 from bnlint.training.dialects import native
@@ -119,7 +119,7 @@ OF_KEY_READER: dict[Callable[..., Any], Schema] = {
     setting_values.read_boolean: {"type": "boolean"},
     setting_values.read_seconds: {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": LARGEST},
     setting_values.read_size: {
-        "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^ *{SIZE.pattern} *$"}]
+        "anyOf": [{"type": "integer", "minimum": LEAST_MEMORY}, {"type": "string", "pattern": f"^ *{SIZE.pattern} *$"}]
     },
     setting_values.read_texts: TEXTS,
     setting_values.read_text_or_texts: {"anyOf": [TEXT, TEXTS]},

@@ -161,10 +161,10 @@ WRONG = {
     "a size in words": (
         'memory-limit = "much"',
         1,
-        "memory-limit is 'much', not a size in bytes",
+        "memory-limit is 'much', not a size from",
         'memory-limit = "8G"',
     ),
-    "no memory": ("memory-limit = 0", 1, "memory-limit is 0, not a size in bytes", 'memory-limit = "8G"'),
+    "no memory": ("memory-limit = 0", 1, "memory-limit is 0, not a size from", 'memory-limit = "8G"'),
     "allowed by a file": ('allow = ["network"]', 1, "unknown key 'allow'", "the keys are required-version, select"),
     "unknown format": ('output-format = "jsn"', 1, "not one of full, concise, json", "did you mean json?"),
     "no such fact": (

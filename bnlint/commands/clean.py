@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bnlint.atomic import TEMPORARY_NAME
-from bnlint.caching.cache import CACHE, CACHE_TAG, is_own_cache
+from bnlint.caching.cache import CACHE, CACHE_TAG, cache_folder, is_own_cache
 from bnlint.commands.output import complain, say, write
 from bnlint.errors import UsageError
 from bnlint.files import walk
+from bnlint.settings import SettingsFinder
 from bnlint.source.file import display_path
 
 SECONDS = 60.0  # a file is written in less: what is older was left by a process that is gone
@@ -25,7 +26,7 @@ def run_clean(folders: Sequence[str]) -> int:
         if not os.path.isdir(name):  # noqa: PTH112 - Path.is_dir() raises on long names
             raise UsageError(f"{name} is no folder", f"check the spelling; the working folder is {Path.cwd()}")
     removed = failed = 0
-    for path in _left_behind([Path(name) for name in folders or (".",)]):
+    for path in dict.fromkeys([*_left_behind([Path(name) for name in folders or (".",)]), *_stated(folders)]):
         try:
             if path.is_dir():
                 shutil.rmtree(path)
@@ -42,6 +43,16 @@ def run_clean(folders: Sequence[str]) -> int:
     if not removed and not failed:
         write("Nothing to remove\n")
     return 2 if failed else 0
+
+
+def _stated(folders: Sequence[str]) -> Iterator[Path]:
+    """The cache of the working folder, where its settings or the environment put it elsewhere."""
+    if folders:
+        return
+    settings = SettingsFinder(None, isolated=False).of_folder(Path())
+    cache = cache_folder(None, os.environ, settings.cache_dir, settings.path)
+    if is_own_cache(cache) and Path(os.path.abspath(cache)) != Path(os.path.abspath(CACHE)):  # noqa: PTH100
+        yield cache
 
 
 def _left_behind(folders: Sequence[Path]) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bnlint.errors import UsageError
-from bnlint.options import LEVELS, bytes_of
+from bnlint.options import ALLOWABLE, LEAST_MEMORY, LEVELS, bytes_of
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -125,7 +125,19 @@ def size(_: click.Context, parameter: click.Parameter, value: str | None) -> int
     if found is None:
         flag = parameter.opts[0]
         raise UsageError(f"{flag} {value!r} is not a size", f"write it as in {flag} 500M or {flag} 8G")
+    if found < LEAST_MEMORY:
+        raise UsageError(f"{flag} {value} is too little for any model", f"give at least {flag} 100M")
     return found
+
+
+def allowed(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """What `--allow` names, joined by commas or repeated."""
+    names = tuple(name.strip() for value in values for name in value.split(","))
+    for name in names:
+        if name not in ALLOWABLE:
+            flag = parameter.opts[0]
+            raise UsageError(f"{flag} {name!r} is nothing that can be allowed", f"choose from {', '.join(ALLOWABLE)}")
+    return names
 
 
 def codes(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

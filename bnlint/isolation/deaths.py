@@ -34,6 +34,12 @@ def raised(spec: str, error: BaseException) -> TargetResult:
     return _failed(spec, _last_line(frames, spec), message, action)
 
 
+def ran_out(spec: str, limit: int) -> TargetResult:
+    """BN900 for a target that asked for more memory than its process may have, in bytes."""
+    message = f"needs more memory than the {limit / 2**30:.1f} GiB that it may take"
+    return _failed(spec, None, message, "Raise --memory-limit, or name a smaller configuration of the model")
+
+
 def _failed(spec: str, span: Span | None, message: str, action: str) -> TargetResult:
     diagnostic = Diagnostic(
         code="BN900",
