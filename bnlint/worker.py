@@ -35,7 +35,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ from bnlint import overlay
 from bnlint.errors import BnlintError, ConfigurationError, text_of
 from bnlint.isolation.deaths import raised, ran_out
 from bnlint.isolation.forking import Answer, LifelineLost, Server, Task, end_with_parent, leave
+from bnlint.isolation.preloading import give_way, imports_of, look_again, preload, spared
 from bnlint.isolation.seals import Seal
 from bnlint.options import Options
 from bnlint.training.documents import DATA_SUFFIXES
@@ -124,14 +125,18 @@ def _import_what_forwards_need(*, many: bool) -> None:
         import numpy.random  # noqa: F401
 
     if many:
-        import torch._dynamo  # noqa: F401
+        with spared():
+            import torch._dynamo  # noqa: F401
 
-        for room in (bnlint.graph, bnlint.program, bnlint.source):
-            for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
-                importlib.import_module(module.name)
+            for room in (bnlint.graph, bnlint.program, bnlint.source):
+                for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+                    importlib.import_module(module.name)
 
 
 # One request -------------------------------------------------------------------------------------------------------
+
+
+_confined = 0  # the process that may do no more than checked code may
 
 
 class _Job:
@@ -155,7 +160,7 @@ class _Job:
         ignored = (self._request["scratch"], self._request["cache"])
         return Recorder(ignored=ignored, own_variables=TEMPORARY_FOLDERS)
 
-    def run(self, spec: str, options: Options, run: Run, answer: Answer) -> None:
+    def run(self, spec: str, options: Options, run: Run, answer: Answer, preloaded: Collection[str] = ()) -> None:
         """Check one target in this process, from which on there is no way back."""
         faulthandler.enable(file=2)  # a crash names the line in standard error
         if hasattr(signal, "SIGUSR2"):
@@ -164,6 +169,8 @@ class _Job:
         with _reported(answer, spec):
             if self._recorder is not None:
                 self._recorder.begin(allow=options.allow, files=options.training_files)
+                look_again(spec, preloaded)
+            give_way(spec)
             self.confine(options.allow, options.memory_limit)
             try:
                 for result in run(spec):
@@ -178,10 +185,18 @@ class _Job:
                 recording = self._recorder.finish()
                 answer({"dependencies": recording.dependencies, "reason": recording.reason})
 
+    def unrecorded(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing that is asked here counts for all targets."""
+        return contextlib.nullcontext() if self._recorder is None else self._recorder.paused()
+
     def confine(self, allow: tuple[str, ...], memory: int | None, *, forks: bool = False) -> None:
         """Let this process do no more than checked code may."""
         from bnlint.isolation.sandbox import Policy, confine
 
+        global _confined
+        if _confined == os.getpid():
+            return  # a worker that takes one more target, under the same limits: it could not even make the folder
+        _confined = os.getpid()
         self._scratch = tempfile.mkdtemp(dir=self._scratch)  # in that of the process that this one is forked from
         confine(Policy(self._scratch, frozenset(allow), self._limit(memory)), forks=forks)
 
@@ -262,8 +277,6 @@ def _serve(request: dict[str, Any], lifeline: IO[bytes], channel: IO[bytes], ans
     """Run the targets in children, several at a time."""
 
     def prepare(base: Hashable) -> None:
-        from bnlint.isolation.preloading import preload
-
         assert isinstance(base, _Base)
         job.confine(base.allow, base.memory_limit, forks=True)
         preload(base.imports)
@@ -273,7 +286,8 @@ def _serve(request: dict[str, Any], lifeline: IO[bytes], channel: IO[bytes], ans
         job = _Job(request, answer)
         many = len(job.prepared) > 1
         gc.freeze()
-        tasks = [_task(spec, options, run, job, many=many) for spec, options, run in job.prepared]
+        with job.unrecorded():  # what one target imports does not count for the others
+            tasks = [_task(spec, options, run, job, many=many) for spec, options, run in job.prepared]
         Server(request["jobs"], lifeline.fileno(), channel.fileno()).run(tasks, prepare)
     except (LifelineLost, BrokenPipeError):  # the parent was killed: what it would have done is left to this process
         shutil.rmtree(request["scratch"], ignore_errors=True)
@@ -281,13 +295,13 @@ def _serve(request: dict[str, Any], lifeline: IO[bytes], channel: IO[bytes], ans
 
 
 def _task(spec: str, options: Options, run: Run, job: _Job, *, many: bool) -> Task:
+    names: frozenset[str] = frozenset()
+
     def work(answer: Answer) -> None:
-        job.run(spec, options, run, answer)
+        job.run(spec, options, run, answer, names)
 
     base = None
     if many and not options.no_exec and not _is_data(spec):
-        from bnlint.isolation.preloading import imports_of
-
         names = imports_of(spec)
         base = _Base(names, options.allow, options.memory_limit) if names else None
     return Task(spec, work, base)

@@ -381,7 +381,7 @@ kind(
     TRACED,
 )
 kind("workers of a loader",
-     "import torch.utils.data as data\nnext(iter(data.DataLoader([1, 2], num_workers=2)))", "Permission")  # fmt: skip
+     "import torch.utils.data as data\nnext(iter(data.DataLoader([1, 2], num_workers=2)))", PROCESSES)  # fmt: skip
 kind(
     "daemon",
     """

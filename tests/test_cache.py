@@ -301,6 +301,14 @@ def test_other_options_are_another_question(project: Project, options: Options) 
     assert project.cache().recall("check", "main.py:Net", project.options) is None
 
 
+def test_the_order_of_levels_counts(project: Project) -> None:
+    one, other = {"BN202": "info", "frozen-momentum": "warning"}, {"frozen-momentum": "warning", "BN202": "info"}
+    cache = project.cache()
+    assert cache._name("check", "main.py", Options(severities=one)) != cache._name(
+        "check", "main.py", Options(severities=other)
+    )
+
+
 def test_limits_that_a_run_kept_are_no_question(project: Project) -> None:
     project.check()
     assert project.cache().recall("check", "main.py", Options(timeout=5.0, fail_level="error")) == {"result": "1"}
@@ -327,7 +335,9 @@ def test_bnlint_and_the_rules_are_among_what_the_server_was_loaded_from(project:
     import bnlint
 
     stamps = project.fresh()["server"]["stamps"]
-    assert {"dependencies.py", "overlay.py", "states.py"} <= set(stamps[str(Path(bnlint.__file__).parent)])
+    package = Path(bnlint.__file__).parent
+    assert "overlay.py" in stamps[str(package)]
+    assert {"dependencies.py", "states.py"} <= set(stamps[str(package / "caching")])
 
 
 def test_what_is_installed_belongs_to_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

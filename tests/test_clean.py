@@ -23,8 +23,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def cache(folder: Path, owner: str = "bnlint") -> Path:
     made = folder / ".bnlint_cache"
-    (made / "ab").mkdir(parents=True)
-    (made / "ab" / "entry.json").write_text("{}")
+    made.mkdir(parents=True)
+    (made / f"{'ab' * 16}.json").write_text("{}")
     (made / "CACHEDIR.TAG").write_text(TAG.format(owner))
     return made
 
@@ -86,7 +86,7 @@ def test_a_folder_of_that_name_without_the_tag_is_not_removed(
     if tag is not None:
         (made / "CACHEDIR.TAG").write_text(tag)
     assert main(["clean"]) == 0
-    assert (made / "ab" / "entry.json").is_file()
+    assert (made / f"{'ab' * 16}.json").is_file()
     assert capsys.readouterr().err == ("note: left .bnlint_cache: no CACHEDIR.TAG in it says that bnlint made it\n")
 
 
@@ -120,3 +120,10 @@ def test_what_cannot_be_removed_is_said(folder: Path, capsys: pytest.CaptureFixt
     assert main(["clean"]) == 2
     (folder / "closed").chmod(0o700)
     assert f"cannot remove closed/{LEFT}" in capsys.readouterr().err
+
+
+def test_what_somebody_else_has_put_into_a_cache_stays(folder: Path) -> None:
+    own = cache(folder)
+    (own / "notes.csv").touch()
+    assert main(["clean"]) == 0
+    assert files(folder) == {".bnlint_cache/notes.csv"}

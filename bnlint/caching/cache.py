@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 import sys
 import time
@@ -33,6 +34,7 @@ _TAG_TEXT = (
 )
 _FILES = {CACHE_TAG: _TAG_TEXT, ".gitignore": b"*\n"}
 _FORMAT = 1
+_OWN_NAME = re.compile(r"[0-9a-f]{32}\.json|[0-9a-f]{16}\.tmp")
 _SERVER, _PAGES = "server", "pages"
 _DAY = 86_400.0
 _KEPT = 30 * _DAY
@@ -157,7 +159,7 @@ class Cache:
         if options is not self._asked[0]:  # most targets share theirs
             said = {} if options is None else options.to_json()
             kept = {name: value for name, value in said.items() if name not in _WITHOUT_EFFECT}
-            self._asked = options, json.dumps(kept, sort_keys=True)
+            self._asked = options, json.dumps(kept)  # in their order: of two levels for a rule the last one counts
         return self._seal("\0".join((self._identity, command, spec, self._asked[1])).encode("utf-8", "surrogateescape"))
 
     def _seal(self, data: bytes) -> str:
@@ -355,6 +357,21 @@ def is_own_cache(folder: Path) -> bool:
     except OSError:
         return False
     return tag.startswith(CACHE_SIGNATURE) and b"bnlint" in tag
+
+
+def remove_own(folder: Path) -> bool:
+    """Remove from a cache what bnlint has written, and the folder if nothing else is in it; whether that was all."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == CACHE_TAG):
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and (path.name in (*_FILES, _SWEPT) or _OWN_NAME.fullmatch(path.name))
+        ):
+            path.unlink(missing_ok=True)
+    rest = next(folder.iterdir(), None)
+    if rest is None:
+        folder.rmdir()
+    return rest is None
 
 
 def _key_file(environment: Mapping[str, str]) -> Path:

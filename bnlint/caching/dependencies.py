@@ -7,6 +7,7 @@ compiled code reads by itself it does not see, except where the existence of the
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -37,7 +38,12 @@ _DEEDS = {
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 # Whoever lists a folder and then only cares for some of it.
-_LISTED_SUFFIXES = {"bnlint.training.surroundings": DATA_SUFFIXES}
+_LISTED_SUFFIXES = {
+    "bnlint.training.surroundings": DATA_SUFFIXES,
+    "importlib.metadata": (".dist-info/", ".egg-info/", ".egg-info", "egg-info/"),
+}
+
+_NO_FILES = ("/proc/", "/dev/", "/sys/")
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,15 @@ class Recorder:
         self._allow = frozenset(allow)
         for path in files:
             self.read(path)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is noted in here."""
+        self._active = False
+        try:
+            yield
+        finally:
+            self._active = True
 
     def read(self, path: str | bytes | os.PathLike[str]) -> None:
         """Note that the content of a file counts, or that there is none."""
@@ -224,7 +239,7 @@ class Recorder:
             absolute = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - links stay links
         except (TypeError, ValueError, OSError):
             return None
-        if absolute.startswith(("/proc/", "/dev/", "/sys/")) or "\0" in absolute:
+        if (absolute.startswith(_NO_FILES) and not absolute.startswith("/dev/shm/")) or "\0" in absolute:
             return None
         if any(absolute == folder or absolute.startswith(folder + os.sep) for folder in self._ignored):
             return None
@@ -279,7 +294,11 @@ class Recorder:
         top, _, last = name.rpartition(".")
         if not top and name in sys.builtin_module_names:
             return
-        for folder in _local(sys.path if path is None else path):
+        folders = list(sys.path if path is None else path)
+        for archive in folders:
+            if isinstance(archive, str) and archive.endswith(".zip"):
+                self.read(archive)
+        for folder in _local(folders):
             found = self._folder(folder)
             self._names.setdefault(folder, set()).add(last)
             if found is not None and f"{last}/" in found:  # a package, or only part of a namespace

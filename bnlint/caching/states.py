@@ -15,7 +15,7 @@ from typing import Any
 
 CACHE = ".bnlint_cache"
 UNLISTED = frozenset({CACHE, "__pycache__"})  # they come with a run and say nothing of the project
-LARGE = 4_000_000  # bytes; of a larger file only size, time and inode are compared
+LARGE = 4_000_000  # bytes; of a larger file only size, times and inode are compared
 _STANDARD = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120 - text: a Path for each of 10,000 files is too slow
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _SUFFIXES = tuple(all_suffixes())
@@ -60,7 +60,7 @@ def content(path: str) -> tuple[State, int]:
         if not stat.S_ISREG(state.st_mode):
             return f"kind {stat.S_IFMT(state.st_mode):o}", 0
         if state.st_size > LARGE:
-            return [state.st_size, state.st_mtime_ns, state.st_ino], last_change(state)
+            return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino], last_change(state)
         data = os.read(descriptor, LARGE + 1)
         while more := os.read(descriptor, LARGE + 1):
             data += more
@@ -89,7 +89,9 @@ def described(how: str, path: str, state: os.stat_result) -> State:
         return f"{kind} {_readlink(path)}"
     if how in ("kind", "link") or (how == "size" and not stat.S_ISREG(state.st_mode)):
         return kind
-    return [kind, state.st_size] if how == "size" else [kind, state.st_size, state.st_mtime_ns]
+    if how == "size":
+        return [kind, state.st_size]
+    return [kind, state.st_size, state.st_mtime_ns, stat.S_IMODE(state.st_mode)]
 
 
 def stamp(path: str) -> State:

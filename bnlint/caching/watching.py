@@ -23,7 +23,8 @@ _KIND_ONLY = frozenset(
     | {"glob", "rglob", "iterdir", "walk", "which"}
 )
 _RESOLVING = frozenset({"realpath", "_joinrealpath", "resolve"})
-_NO_PURPOSE = frozenset({"linecache", "inspect", "tokenize", "traceback"})  # they read the file, or do not care
+# They read the file, list the folder, or do not care.
+_NO_PURPOSE = frozenset({"importlib.metadata", "inspect", "linecache", "tokenize", "traceback"})
 
 # Whoever reads all variables to find those of a prefix.
 _LISTED_PREFIXES = {"tqdm.utils": "TQDM_"}
@@ -82,10 +83,9 @@ def _stat_noted(recorder: Recorder, name: str) -> Callable[..., Any]:
             raise
         answer = states.described(how, os.fsdecode(path), state)
         regular = answer if isinstance(answer, str) else answer[0]
-        if not through & _RESOLVING or regular not in ("40000", "100000"):
-            recorder.looked(how, path, answer)
-            if regular == "100000" and how != "size" and not asker.startswith("bnlint."):
-                recorder.read(path)  # compiled code reads what it was, and no event tells that
+        recorder.looked(how, path, answer)
+        if regular == "100000" and how != "size" and not through & _RESOLVING and not asker.startswith("bnlint."):
+            recorder.read(path)  # compiled code reads what it was, and no event tells that
         return state
 
     return noted
@@ -125,10 +125,25 @@ def _list_noted(recorder: Recorder, name: str) -> Callable[..., Any]:
 
     def noted(path: Any = None) -> Any:
         if recorder._active:
-            recorder.listed(path, _asker(sys._getframe(1))[0])
+            caller = _asker(sys._getframe(1))[0]
+            recorder.listed(path, caller)
+            if name == "scandir" and caller == sys._getframe(1).f_globals.get("__name__"):
+                _note_entries(recorder, path, caller)
         return original(path)
 
     return noted
+
+
+def _note_entries(recorder: Recorder, folder: Any, caller: str) -> None:
+    """Whoever has the entries of a folder may ask them for sizes and times, which nobody sees."""
+    if caller.startswith("bnlint.") or isinstance(folder, int):
+        return
+    place = os.fsdecode(os.curdir if folder is None else folder)
+    for name in states.entries(place) or ():
+        path = os.path.join(place, name.rstrip("/"))  # noqa: PTH118 - paths are text here
+        if name.rstrip("/") not in states.UNLISTED:
+            for how in ("time", "link"):
+                recorder.looked(how, path, states.look(how, path))
 
 
 def _compiled_noted(recorder: Recorder, original: Callable[..., bool]) -> Callable[..., bool]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bnlint.atomic import TEMPORARY_NAME
-from bnlint.caching.cache import CACHE, CACHE_TAG, cache_folder, is_own_cache
+from bnlint.caching.cache import CACHE, CACHE_TAG, cache_folder, is_own_cache, remove_own
 from bnlint.commands.output import complain, say, write
 from bnlint.errors import UsageError
 from bnlint.files import walk
@@ -29,14 +28,16 @@ def run_clean(folders: Sequence[str]) -> int:
     for path in dict.fromkeys([*_left_behind([Path(name) for name in folders or (".",)]), *_stated(folders)]):
         try:
             if path.is_dir():
-                shutil.rmtree(path)
+                if not remove_own(path):
+                    say(f"note: left {display_path(path)}: it holds other files too")
+                    continue
             else:
                 path.unlink()
         except FileNotFoundError:  # another run has just removed it
             continue
         except OSError as error:
             failed += 1
-            complain(f"cannot remove {display_path(path)}: {error.strerror}", "remove it by hand")
+            complain(f"cannot remove {display_path(path)}: {error.strerror or error}", "remove it by hand")
             continue
         removed += 1
         write(f"Removed {display_path(path)}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.machinery
@@ -15,6 +16,7 @@ from bnlint import overlay
 from bnlint.files import is_installed, split_file
 
 _IMPORT = re.compile(rb"^(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([\w., \t]+))", re.MULTILINE)
+_spared: set[str] = set()
 _READ_BYTES = 64 * 1024  # imports stand at the top
 
 
@@ -24,12 +26,42 @@ def imports_of(spec: str) -> frozenset[str]:
     What lies beside the target under the same name is meant instead, and is left to the target.
     """
     file = split_file(spec)
-    if file is None:
-        names, folders = {spec.partition(":")[0]}, [Path()]
-    else:
-        path = Path(os.path.abspath(file[0]))  # noqa: PTH100 - links stay links
-        names, folders = set(_imported(path)), [Path(), *path.parents[:5]]
-    return frozenset(name for name in names if _is_worth_it(name.partition(".")[0], folders))
+    names = {spec.partition(":")[0]} if file is None else set(_imported(_absolute(file[0])))
+    return frozenset(name for name in names if _is_worth_it(name.partition(".")[0], _folders(spec)))
+
+
+def look_again(spec: str, names: Collection[str]) -> None:
+    """Look once more for what lies beside a target under the names that `imports_of` found for it.
+
+    A recorder in the process of the target sees it there: an import of what is preloaded looks nowhere.
+    """
+    for name in names:
+        _is_shadowed(name.partition(".")[0], _folders(spec))
+
+
+@contextlib.contextmanager
+def spared() -> Iterator[None]:
+    """What is imported in here saves time and is no more than that: a target may have modules of the same names."""
+    before = set(sys.modules)
+    yield
+    _spared.update({name.partition(".")[0] for name in sys.modules} - before)
+
+
+def give_way(spec: str) -> None:
+    """Forget the spared modules in whose place a target has its own; whoever imported them keeps them."""
+    for package in sorted(_spared):
+        if _is_shadowed(package, _folders(spec)):
+            for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+                del sys.modules[name]
+
+
+def _folders(spec: str) -> list[Path]:
+    file = split_file(spec)
+    return [Path()] if file is None else [Path(), *_absolute(file[0]).parents[:5]]
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - links stay links
 
 
 def _imported(path: Path) -> Iterator[str]:
@@ -48,7 +80,11 @@ def _imported(path: Path) -> Iterator[str]:
 def _is_worth_it(package: str, folders: Collection[Path]) -> bool:
     if package in sys.modules or package in sys.stdlib_module_names or not _is_found_installed(package):
         return False
-    return not any((folder / package).exists() or (folder / f"{package}.py").exists() for folder in folders)
+    return not _is_shadowed(package, folders)
+
+
+def _is_shadowed(package: str, folders: Collection[Path]) -> bool:
+    return any((folder / package).exists() or (folder / f"{package}.py").exists() for folder in folders)
 
 
 @functools.cache

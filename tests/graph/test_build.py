@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -31,6 +34,13 @@ class Net(nn.Module):
 
 model = Net()
 """
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No module of a test is found by the next one under the same name."""
+    yield
+    sys.modules.pop("net", None)
 
 
 def test_weights_get_the_values_that_were_withheld_and_once() -> None:

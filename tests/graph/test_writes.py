@@ -52,8 +52,8 @@ class Net(nn.Module):
 
 
 def loaded(folder: Path, text: str) -> LoadedTarget | TargetError:
-    (folder / "model.py").write_text(textwrap.dedent(text))
-    (target,) = load_targets(str(folder / "model.py"))
+    (folder / "written.py").write_text(textwrap.dedent(text))
+    (target,) = load_targets(str(folder / "written.py"))
     assert isinstance(target, LoadedTarget | TargetError)
     return target
 
@@ -64,7 +64,7 @@ def test_a_model_whose_file_writes_is_built_and_nothing_is_written(tmp_path: Pat
     assert isinstance(target, LoadedTarget)
     target.build()
     target.rebuild()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["count.bin", "model.py"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["count.bin", "written.py"]
     assert (tmp_path / "count.bin").read_bytes() == b"12345678"
 
 

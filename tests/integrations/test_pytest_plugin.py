@@ -53,7 +53,7 @@ def test_a_faulty_model_fails_its_test_with_the_findings(pytester: pytest.Pytest
             "E       AssertionError: bnlint finds faults",
             "E       model.py:8:21: error BN101 [[]single-value-per-channel[]]",
             "E         BatchNorm1d gets (1, 4), 1 value per channel, at batch size 1*",
-            "E         module: norm",
+            "E         module in Net: norm",
             "E         fix (unsafe): *",
             "E       Not checked for want of facts: *",
             "E       Found 1 error in 1 model*",
