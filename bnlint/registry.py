@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
 import importlib.metadata
 import pkgutil
@@ -260,8 +259,13 @@ def _suggestion(word: str, known: Iterable[Loaded | Page]) -> str:
     return f"did you mean {words[near[0]]}?" if near else "`bnlint rules` lists the codes and names"
 
 
-@functools.cache
-def known_words() -> frozenset[str]:
-    """The codes and names of all installed rules and of the run itself, in lower case."""
-    everything: list[Page | Loaded] = [*PAGES, *load_rules()]
-    return frozenset(word.casefold() for item in everything for word in (item.code, item.name))
+_words: frozenset[str] = frozenset()
+
+
+def known_words(rules: Iterable[Loaded] = ()) -> frozenset[str]:
+    """The codes and names of all installed rules, which `rules` may hold, and of the run itself, in lower case."""
+    global _words
+    if not _words:
+        everything: list[Page | Loaded] = [*PAGES, *(rules or load_rules())]
+        _words = frozenset(word.casefold() for item in everything for word in (item.code, item.name))
+    return _words

@@ -113,21 +113,20 @@ def _import_what_forwards_need(*, many: bool) -> None:
     """Import what every forward on meta tensors makes torch import, before the folder of a target comes first.
 
     A secrets.py of the project would stand in for the one that numpy.random takes. For many targets also what only
-    some forwards need: a second that no child spends again.
+    some need of bnlint.
     """
-    import torch.fx.experimental.symbolic_shapes  # the imports are the purpose
 
     import bnlint.graph
     import bnlint.program
     import bnlint.source
+    from bnlint.graph.eager import without_compiler
 
+    without_compiler()
     with contextlib.suppress(ImportError):  # torch runs without numpy
         import numpy.random  # noqa: F401
 
     if many:
         with spared():
-            import torch._dynamo  # noqa: F401
-
             for room in (bnlint.graph, bnlint.program, bnlint.source):
                 for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
                     importlib.import_module(module.name)
@@ -211,8 +210,9 @@ def _rules() -> tuple[Loaded, ...]:
     """All rules, and what else of them every check asks for: no child has to look for their packages again."""
     from bnlint.registry import known_words, load_rules
 
-    known_words()
-    return load_rules()
+    rules = load_rules()
+    known_words(rules)
+    return rules
 
 
 def _prepared(request: dict[str, Any], rules: tuple[Loaded, ...], answer: Answer) -> list[tuple[str, Options, Run]]:
