@@ -42,6 +42,12 @@ SPAWNED = (
 )
 
 
+def _heeding() -> None:
+    """Heed the signals that a suite ignores which a shell or nohup started in the background."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass
 class Place:
     """A folder for one run: the project, and what must stay as it is or vanish."""
@@ -101,8 +107,7 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            # a suite that a shell started in the background ignores SIGINT, and its children inherit that
-            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=_heeding,
         )
 
     def state(self) -> dict[str, tuple[int, int, int]]:

@@ -72,7 +72,8 @@ class Drive:
         """Have the workers run what waits, until all is done."""
         while self._session.waiting or self._sent or self._running:
             self._give_work()
-            deadline = min([self._heard + STARTUP_SECONDS, *(item.deadline for item in self._running.values())])
+            deadlines = [item.deadline for item in self._running.values()]
+            deadline = min(deadlines, default=self._heard + STARTUP_SECONDS)
             try:
                 worker, said = self._said.get(timeout=max(deadline - time.monotonic(), 0.0))
             except queue.Empty:
