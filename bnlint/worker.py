@@ -115,12 +115,13 @@ def _import_what_forwards_need(*, many: bool) -> None:
     A secrets.py of the project would stand in for the one that numpy.random takes. For many targets also what only
     some need of bnlint.
     """
-
     import bnlint.graph
     import bnlint.program
     import bnlint.source
     from bnlint.graph.eager import without_compiler
 
+    for name in ("torch.fx.experimental.symbolic_shapes", "torch.utils._device"):
+        importlib.import_module(name)
     without_compiler()
     with contextlib.suppress(ImportError):  # torch runs without numpy
         import numpy.random  # noqa: F401
