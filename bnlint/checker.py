@@ -86,7 +86,7 @@ def _facts_alone(name: str, facts: Facts, options: Options, loaded: Sequence[Loa
 def _with_facts(result: TargetResult, facts: Facts, options: Options, loaded: Sequence[Loaded]) -> TargetResult:
     """The result with what the rules say about the training facts of a target that has no model to look at."""
     context = Context(None, facts.config, _source_reader())
-    about_facts = [item for item in loaded if all(need.startswith("training.") for need in item.rule.needs)]
+    about_facts = [item for item in loaded if _needs_facts_alone(item)]
     found, not_checked = found_by(about_facts, context, options, result.target)
     result = replace(result, not_checked=(*result.not_checked, *not_checked))
     return _with_diagnostics(result, unsuppressed(found, context, options))
@@ -153,7 +153,8 @@ def _read_spec(spec: str, options: Options, loaded: Sequence[Loaded], facts: Fac
         return
     script = _script(spec, options, loaded, facts.config, seen)
     reason = "models are neither built nor run with --no-exec"
-    unbuilt = tuple(NotChecked(item.code, reason) for item in loaded if not _is_about_facts(item))
+    about_models = (item for item in loaded if not (is_about_script(item) or _needs_facts_alone(item)))
+    unbuilt = tuple(NotChecked(item.code, reason) for item in about_models)
     if find_candidates(seen.source):
         result = TargetResult(spec, "source", not_checked=unbuilt)
     elif script.does_something:
@@ -173,9 +174,9 @@ def _local_module(spec: str) -> Path | None:
     return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
 
 
-def _is_about_facts(rule: Loaded) -> bool:
-    """Whether a rule looks at training facts or scripts, and at no model."""
-    return is_about_script(rule) or all(need.startswith("training.") for need in rule.rule.needs)
+def _needs_facts_alone(rule: Loaded) -> bool:
+    """Whether a rule needs training facts and nothing else."""
+    return all(need.startswith("training.") for need in rule.rule.needs)
 
 
 def _unused_step(spec: str, options: Options, seen: SeenFile) -> list[NotChecked]:

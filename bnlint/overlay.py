@@ -20,7 +20,7 @@ _contents: dict[str, bytes] = {}  # by the real path of the file
 
 def read_bytes(path: Path, limit: int = -1) -> bytes:
     """The contents of a file as this run sees it, at most `limit` bytes of them. Raises OSError as `open` does."""
-    laid = _laid_over(path)
+    laid = laid_over(path)
     if laid is not None:
         return laid if limit < 0 else laid[:limit]
     with path.open("rb") as file:
@@ -42,8 +42,14 @@ def lay(contents: Mapping[str, bytes]) -> None:
         linecache.cache[path] = (len(data), None, lines, path)  # without a time it is never read again
 
 
-def _laid_over(path: str | os.PathLike[str]) -> bytes | None:
+def laid_over(path: str | os.PathLike[str]) -> bytes | None:
+    """What stands for a file, None where the file stands for itself."""
     return _contents.get(os.path.realpath(path)) if _contents else None
+
+
+def is_laid() -> bool:
+    """Whether anything stands for a file in this run."""
+    return bool(_contents)
 
 
 _code_of_file = importlib.machinery.SourceFileLoader.get_code
@@ -52,7 +58,7 @@ _code_of_file = importlib.machinery.SourceFileLoader.get_code
 def _get_code(loader: importlib.machinery.SourceFileLoader, name: str) -> types.CodeType | None:
     """The code of a module; of one with an overlay neither from its file nor from what Python has cached of that."""
     path = loader.get_filename(name)
-    laid = _laid_over(path)
+    laid = laid_over(path)
     if laid is None:
         return _code_of_file(loader, name)
     code: types.CodeType = loader.source_to_code(laid, path)
@@ -63,7 +69,7 @@ _data_of_file = importlib.machinery.SourceFileLoader.get_data
 
 
 def _get_data(loader: importlib.machinery.SourceFileLoader, path: str) -> bytes:
-    laid = _laid_over(path)
+    laid = laid_over(path)
     return _data_of_file(loader, path) if laid is None else laid
 
 
@@ -73,14 +79,14 @@ _open_file, _open_code_file = io.open, io.open_code
 def _open(file: Any, mode: str = "r", *rest: Any, **named: Any) -> IO[Any]:
     """`open` for the checked code, which may read itself or its settings; what it writes goes to the file."""
     plain = isinstance(mode, str) and not set(mode) & set("wax+") and len(rest) < 6 and not named.get("opener")
-    laid = _laid_over(os.fsdecode(file)) if plain and isinstance(file, str | bytes | os.PathLike) else None
+    laid = laid_over(os.fsdecode(file)) if plain and isinstance(file, str | bytes | os.PathLike) else None
     if laid is not None:
         named["opener"] = lambda name, flags: _descriptor(laid)
     return _open_file(file, mode, *rest, **named)
 
 
 def _open_code(path: str) -> IO[bytes]:
-    return _open_code_file(path) if _laid_over(path) is None else _open(path, "rb")
+    return _open_code_file(path) if laid_over(path) is None else _open(path, "rb")
 
 
 def _descriptor(data: bytes) -> int:

@@ -91,8 +91,8 @@ def run(
     """Run "check", "graph" or "norms" over the targets, `jobs` at a time: as many as there are processors by default.
 
     A target that kills its process costs only itself. A request that is an error is a problem of the outcome, beside
-    what the others bring. `contents` stand for the files at their paths. What the `cache` in that
-    folder knows is not run again.
+    what the others bring. `contents` stand for the files at their paths. What the `cache` in that folder knows is not
+    run again.
     """
     session = Session(command, listener or Listener(), contents or {}, cache)
     drive: Drive | None = None
@@ -199,9 +199,9 @@ class Session:
             case {"dependencies": None, "reason": reason}:
                 self._not_kept.append(f"{spec}: {reason}")
             case {"error": {"message": message, "hint": hint}}:
-                self.failed(spec, Problem(message, hint))
+                self.failed(Problem(message, hint), [spec])
             case {"internal": {"message": message, "traceback": details}}:
-                self.failed(spec, Problem(message, "", details, internal=True))
+                self.failed(Problem(message, "", details, internal=True), [spec])
 
     def ended(self, spec: str, printed: str) -> None:
         """All is said about a target, and its process has ended well."""
@@ -230,13 +230,8 @@ class Session:
         while self._unreported and self._unreported[0] in self._ended:
             self.listener.found(self._results.get(self._unreported.popleft(), []))
 
-    def failed(self, spec: str, problem: Problem) -> None:
-        """The request for a target is itself at fault."""
-        self._problems.append(problem)
-        self._without_answer.add(spec)
-
-    def failed_as_a_whole(self, problem: Problem, specs: Iterable[str]) -> None:
-        """Nothing can be said about these targets."""
+    def failed(self, problem: Problem, specs: Iterable[str]) -> None:
+        """The request is itself at fault: nothing can be said about these targets."""
         self._problems.append(problem)
         self._without_answer.update(specs)
 

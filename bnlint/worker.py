@@ -43,7 +43,7 @@ from bnlint import overlay
 from bnlint.errors import BnlintError, ConfigurationError, text_of
 from bnlint.isolation.deaths import raised, ran_out
 from bnlint.isolation.forking import Answer, LifelineLost, Server, Task, end_with_parent, leave
-from bnlint.isolation.preloading import give_way, imports_of, look_again, preload, spared
+from bnlint.isolation.preloading import imports_of, look_again, preload
 from bnlint.isolation.seals import Seal
 from bnlint.options import Options
 from bnlint.training.documents import DATA_SUFFIXES
@@ -62,23 +62,21 @@ TEMPORARY_FOLDERS = ("TMPDIR", "TEMP", "TMP")  # which differ from run to run: t
 def main(start_method: str = "fork") -> None:
     # Imports make hundreds of thousands of objects that live on: collecting among them costs a fifth of a short run.
     gc.set_threshold(100_000, 20, 100)
+    forks = start_method == "fork"
     lifeline, channel = _take_over_descriptors()
-    seal = None if start_method == "fork" else Seal(lifeline.readline().decode().strip())
+    seal = None if forks else Seal(lifeline.readline().decode().strip())
 
     def answer(message: Any) -> None:
         line = json.dumps(message, default=str).encode() + b"\n" if seal is None else seal.on(message)
         channel.write(line)
         channel.flush()
 
-    if (
-        start_method != "fork"
-    ):  # a server outlives its parent, to end all that was started and remove the scratch folder
+    if not forks:  # a server outlives its parent: it ends what it has started and removes the scratch folder
         end_with_parent()
     with _reported(answer):
         _import_torch()
         import bnlint.checker as _  # noqa: F401  # heavy imports happen once, while the parent still looks for files
 
-        forks = start_method == "fork"
         for request in _requests(lifeline, forks=forks):
             overlay.lay({path: base64.b64decode(text) for path, text in request["contents"].items()})
             if forks:
@@ -127,10 +125,9 @@ def _import_what_forwards_need(*, many: bool) -> None:
         import numpy.random  # noqa: F401
 
     if many:
-        with spared():
-            for room in (bnlint.graph, bnlint.program, bnlint.source):
-                for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
-                    importlib.import_module(module.name)
+        for room in (bnlint.graph, bnlint.program, bnlint.source):
+            for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+                importlib.import_module(module.name)
 
 
 # One request -------------------------------------------------------------------------------------------------------
@@ -170,14 +167,13 @@ class _Job:
             if self._recorder is not None:
                 self._recorder.begin(allow=options.allow, files=options.training_files)
                 look_again(spec, preloaded)
-            give_way(spec)
             self.confine(options.allow, options.memory_limit)
             try:
                 for result in run(spec):
                     answer({"result": result.to_json()})
             except MemoryError:
                 answer({"result": ran_out(spec, self._limit(options.memory_limit)).to_json()})
-            except Exception:
+            except Exception:  # a fault of bnlint, which `_reported` answers with
                 raise
             except BaseException as error:  # KeyboardInterrupt, and whatever class the checked code derives
                 answer({"result": raised(spec, error).to_json()})

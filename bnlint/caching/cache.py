@@ -222,7 +222,7 @@ class Cache:
             try:
                 temporary.write_bytes(data)
                 temporary.replace(self.folder / name)
-            except BaseException:
+            except BaseException:  # Ctrl-C too: whatever ends this early leaves no temporary file behind
                 with contextlib.suppress(OSError):
                     temporary.unlink()
                 raise

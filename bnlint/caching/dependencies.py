@@ -188,7 +188,7 @@ class Recorder:
         }
 
     def _settled_content(self, path: str, was_there: bool, start: int) -> states.State:
-        laid = overlay._laid_over(path)
+        laid = overlay.laid_over(path)
         if laid is not None:
             return states.digest(laid)
         state, changed = states.content(path)
@@ -222,9 +222,9 @@ class Recorder:
 
     def _read_overlaid(self) -> None:
         """A text that stands for a file is read without opening that: whoever only looked at the path may have it."""
-        if overlay._contents:
+        if overlay.is_laid():
             for path in self._touched:
-                if overlay._laid_over(path) is not None:
+                if overlay.laid_over(path) is not None:
                     self.read(path)
 
     def _ignore(self, folders: Iterable[str | os.PathLike[str]]) -> None:
@@ -340,7 +340,7 @@ def _source_of(path: str) -> str:
     """The source of compiled code, where there is one: Python reads the one only after a look at the other."""
     try:
         source = importlib.util.source_from_cache(path)
-    except (NotImplementedError, ValueError):
+    except (NotImplementedError, ValueError):  # an interpreter without such a cache, a path that is not of one
         return path
     return source if states.look("kind", source) is not None else path
 

@@ -72,7 +72,7 @@ def _stat_noted(recorder: Recorder, name: str) -> Callable[..., Any]:
             return original(path, dir_fd=dir_fd, **named)
         asker, through = _asker(sys._getframe(1))
         how = "link" if name == "lstat" or named.get("follow_symlinks") is False else _how(asker, through)
-        if overlay._contents:
+        if overlay.is_laid():
             absolute = recorder._local_path(path)
             if absolute is not None:
                 recorder._touched.add(absolute)

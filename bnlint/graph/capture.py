@@ -25,6 +25,7 @@ from bnlint.errors import TargetError, text_of
 from bnlint.graph import inputs as model_inputs
 from bnlint.graph.build import Built, seeded, state_kept
 from bnlint.graph.construction import Construction, constructing_call, function_argument, module_argument
+from bnlint.graph.failures import forward_error
 from bnlint.graph.inputs import DetectionInputs, ModelInputs
 from bnlint.graph.intercept import norms_intercepted
 from bnlint.graph.kept import model_kept
@@ -36,7 +37,7 @@ from bnlint.graph.model_graph import ForwardError, ModelGraph
 from bnlint.graph.modules import deeper, evaluate, train, walk, walk_parameters
 from bnlint.graph.nested import shapes
 from bnlint.graph.norms import layers_of, running_mean_of
-from bnlint.graph.record import Recorder, forward_error
+from bnlint.graph.record import Recorder
 from bnlint.graph.spans import span_of_module
 from bnlint.graph.step.methods import has_forward
 from bnlint.graph.weights import weights_answered

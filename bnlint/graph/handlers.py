@@ -13,6 +13,7 @@ _NO_VALUE_ERRORS = frozenset(
     {"AssertionError", "AttributeError", "ImportError", "IndexError", "KeyError", "NotImplementedError", "OSError",
      "RuntimeError", "StopIteration", "TypeError", "ZeroDivisionError"}
 )  # fmt: skip
+_MOST = 16  # recordings that are repeated for what the model does not catch
 
 
 def may_be_caught(frame: FrameType | None, outermost: CodeType) -> bool:
@@ -50,3 +51,22 @@ def _catches(handler: ast.ExceptHandler) -> bool:
         return True
     kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
     return any(ast.unparse(kind) not in _NO_VALUE_ERRORS for kind in kinds)
+
+
+class Refusals:
+    """The one-value checks of a recording that the model may catch; those to `let_pass`, by number, it does not."""
+
+    def __init__(self, let_pass: frozenset[int]) -> None:
+        self._let_pass = let_pass
+        self._errors: list[ValueError] = []
+
+    def raises(self, error: ValueError) -> bool:
+        """Whether the next of them raises. So many that nobody catches cost so many recordings."""
+        if len(self._let_pass) >= _MOST:
+            return False
+        self._errors.append(error)
+        return len(self._errors) not in self._let_pass
+
+    def number(self, error: BaseException) -> int | None:
+        """Which of them an exception is, from 1 on."""
+        return next((number for number, item in enumerate(self._errors, start=1) if item is error), None)

@@ -62,6 +62,12 @@ def alone() -> Iterator[None]:
         yield
 
 
+def uninitialised(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    """A lazy tensor like another one: `deepcopy` raises for a lazy buffer."""
+    kind: Any = type(tensor)  # its signature says nothing of the device
+    return kind(requires_grad=tensor.requires_grad, device=device)  # type: ignore[no-any-return]
+
+
 def real_copy(model: nn.Module) -> nn.Module:
     """A copy with its values, on the CPU. Raises `TargetError` for a model that is too large to be copied."""
     tensors = [item for _, module in walk(model) for item in (*module._parameters.values(), *module._buffers.values())]
@@ -69,9 +75,8 @@ def real_copy(model: nn.Module) -> nn.Module:
         raise TargetError("the model is too large to be copied", "check a smaller one of its kind", code="BN903")
     memo = shared(model)
     for item in tensors:
-        if item is not None and nn.parameter.is_lazy(item):  # `deepcopy` raises for a lazy buffer
-            uninitialised: Any = type(item)  # its signature says nothing of the device
-            memo[id(item)] = uninitialised(requires_grad=item.requires_grad, device="cpu")
+        if item is not None and nn.parameter.is_lazy(item):
+            memo[id(item)] = uninitialised(item, "cpu")
         elif item is not None and item.device.type != "cpu":
             moved = item.detach().cpu()
             parameter = nn.Parameter(moved, item.requires_grad) if isinstance(item, nn.Parameter) else moved

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
 
 from bnlint.errors import TargetError
-from bnlint.graph.live import detached, shared
+from bnlint.graph.live import detached, shared, uninitialised
 from bnlint.graph.modules import deeper, walk
 
 
@@ -23,7 +22,7 @@ def on_meta(model: nn.Module) -> nn.Module:
         return model
     try:
         return copied_on_meta(model)
-    except Exception as error:
+    except Exception as error:  # the user's classes may copy themselves in ways of their own
         raise TargetError(
             f"the model cannot be copied ({type(error).__name__}: {error}), so it cannot be traced without touching it",
             "name a function that builds it, as in bnlint check model.py:build_model",
@@ -49,8 +48,7 @@ def is_lazy(model: nn.Module) -> bool:
 
 def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
     if nn.parameter.is_lazy(tensor):
-        uninitialised: Any = type(tensor)  # its signature says nothing of the device
-        return uninitialised(requires_grad=tensor.requires_grad, device="meta")  # type: ignore[no-any-return]
+        return uninitialised(tensor, "meta")
     moved = torch.empty_like(tensor, device="meta", requires_grad=False)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(moved, requires_grad=tensor.requires_grad)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch.fx import Graph, Node
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from bnlint.diagnostic import Span
     from bnlint.graph.layer import Layer, NormCall
     from bnlint.graph.layout import FeatureAxis
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +86,7 @@ class ModelGraph:
 
     @cached_property
     def _by_layer(self) -> Mapping[tuple[str, Span | None], tuple[NormCall, ...]]:
-        found: dict[tuple[str, Span | None], list[NormCall]] = {}
-        for call in self.norm_calls:
-            found.setdefault((call.path, call.span), []).append(call)
-        return {place: tuple(calls) for place, calls in found.items()}
+        return _grouped(self.norm_calls, lambda call: (call.path, call.span))
 
     def calls_of(self, path: str) -> tuple[NormCall, ...]:
         """The norm calls at a path, those of norm functions there included, in the order they ran."""
@@ -95,10 +94,7 @@ class ModelGraph:
 
     @cached_property
     def _by_path(self) -> Mapping[str, tuple[NormCall, ...]]:
-        found: dict[str, list[NormCall]] = {}
-        for call in self.norm_calls:
-            found.setdefault(call.path, []).append(call)
-        return {path: tuple(calls) for path, calls in found.items()}
+        return _grouped(self.norm_calls, lambda call: call.path)
 
     def calls_at(self, span: Span | None) -> tuple[NormCall, ...]:
         """The calls of the norms that one place constructs, in the order they ran."""
@@ -106,10 +102,7 @@ class ModelGraph:
 
     @cached_property
     def _by_span(self) -> Mapping[Span | None, tuple[NormCall, ...]]:
-        found: dict[Span | None, list[NormCall]] = {}
-        for call in self.norm_calls:
-            found.setdefault(call.span, []).append(call)
-        return {span: tuple(calls) for span, calls in found.items()}
+        return _grouped(self.norm_calls, lambda call: call.span)
 
     @cached_property
     def norm_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -131,3 +124,11 @@ class ModelGraph:
         from bnlint.graph.layout import feature_axes  # torch is only needed once a graph exists
 
         return feature_axes(self.fx)
+
+
+def _grouped(calls: Iterable[NormCall], key: Callable[[NormCall], Key]) -> Mapping[Key, tuple[NormCall, ...]]:
+    """Calls by what they have in common, in the order they ran."""
+    found: dict[Key, list[NormCall]] = {}
+    for call in calls:
+        found.setdefault(key(call), []).append(call)
+    return {name: tuple(members) for name, members in found.items()}

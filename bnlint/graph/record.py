@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,12 +21,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
 
 from bnlint.diagnostic import Span
-from bnlint.errors import text_of
 from bnlint.graph import datadependent, norms
 from bnlint.graph.build import random_state
 from bnlint.graph.devices import is_move, stay, without_device
-from bnlint.graph.frames import calling_frame, is_internal, span_of_frame
-from bnlint.graph.handlers import may_be_caught
+from bnlint.graph.failures import forward_error, is_value_error
+from bnlint.graph.frames import calling_frame, span_of_frame
+from bnlint.graph.handlers import Refusals, may_be_caught
 from bnlint.graph.intercept import (
     checkpoints_marked,
     despite_width,
@@ -41,7 +40,6 @@ from bnlint.graph.meta_kernels import KERNELS, answer
 from bnlint.graph.model_graph import ForwardError, ModelGraph
 from bnlint.graph.modules import deeper, walk
 from bnlint.graph.nested import acyclic, dtypes, flat_shapes, holds_tensor, items, mapped, mixes_devices, shapes
-from bnlint.source.file import display_path
 
 # Queries that give no tensor: nothing to record.
 _QUERIES = frozenset(
@@ -57,7 +55,6 @@ _READS = frozenset(
     {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "equal", "allclose", "is_nonzero"}
 )
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_MOST_REFUSALS = 16  # norms that raise within a `try` which does not catch that: the pass is repeated for each
 
 
 class Recorder(fx.Tracer):
@@ -98,9 +95,7 @@ class Recorder(fx.Tracer):
         self.failed_module: str | None = None
         self.sizes = datadependent.Sizes()
         self.missing: Exception | None = None  # what an operation raised for want of values
-        self.repeatable = False  # whether `record` runs the pass, and not a step that is run once
-        self.refused: list[ValueError] = []  # the one-value checks that the model may catch
-        self.let_pass: frozenset[int] = frozenset()  # those of them, by number, that it is known not to catch
+        self.refusals: Refusals | None = None  # of the pass that `record` runs; a step is run once, and none is tried
 
     # What becomes a leaf --------------------------------------------------------------------------------------
 
@@ -335,7 +330,7 @@ class Recorder(fx.Tracer):
         try:
             with torch._C.DisableTorchFunction():
                 value = self.run_leaf(original, m, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # the user's layer: whatever it raises is raised again, or is another rule's
             self.note_missing(error)
             if kind is None or shape is None:
                 raise
@@ -454,20 +449,17 @@ class Recorder(fx.Tracer):
 
     def refuses(self, error: ValueError) -> bool:
         """Whether a norm over a single value raises in this recording."""
-        if not self.repeatable or len(self.let_pass) >= _MOST_REFUSALS:
+        if self.refusals is None or not may_be_caught(sys._getframe(1), Recorder.record.__code__):
             return False
-        if not may_be_caught(sys._getframe(1), Recorder.record.__code__):
-            return False
-        self.refused.append(error)
-        return len(self.refused) not in self.let_pass
+        return self.refusals.raises(error)
 
     def note_missing(self, error: Exception) -> None:
         """Remember that values are missing: the model may catch that, and take another way than it does with them."""
-        if any(sign in text_of(error) for sign in VALUE_ERRORS):
+        if is_value_error(error):
             self.missing = error
 
     def is_refused(self, error: Exception) -> bool:
-        return any(item is error for item in self.refused)
+        return self.refusals is not None and self.refusals.number(error) is not None
 
     def enter_checkpoint(self, recomputes: bool | None) -> None:
         frame = calling_frame(sys._getframe(1))
@@ -478,8 +470,18 @@ class Recorder(fx.Tracer):
 
     # The pass -------------------------------------------------------------------------------------------------
 
-    def record(self, args: Sequence[Any], kwargs: Mapping[str, Any], batch_size: int, step: str) -> ModelGraph:
-        """Run the model on these inputs and return its graph; a failure is kept in `ModelGraph.error`."""
+    def record(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        batch_size: int,
+        step: str,
+        let_pass: frozenset[int] = frozenset(),
+    ) -> ModelGraph:
+        """Run the model on these inputs and return its graph; a failure is kept in `ModelGraph.error`.
+
+        The one-value checks that the model may catch raise, but for those to `let_pass`, by number: it did not.
+        """
         inputs = []
         for name, value in [*((f"input_{i}", item) for i, item in enumerate(args)), *kwargs.items()]:
             node = self.graph.create_node("placeholder", name)
@@ -489,7 +491,7 @@ class Recorder(fx.Tracer):
         error: ForwardError | None = None
         output: Any = None
         drawn, torch_state = random_state(), torch.get_rng_state()
-        self.repeatable = True
+        self.refusals = Refusals(let_pass)
         try:
             with model_kept(self.root), recording(self), deeper(2):
                 output = self.root(*args, **kwargs)
@@ -505,12 +507,11 @@ class Recorder(fx.Tracer):
             if self.missing is not None and step == "meta":
                 raise self.missing
         except (Exception, SystemExit) as failure:
-            uncaught = next((number for number, item in enumerate(self.refused, start=1) if item is failure), None)
-            if uncaught is not None and uncaught not in self.let_pass:
+            uncaught = self.refusals.number(failure)
+            if uncaught is not None and uncaught not in let_pass:
                 torch.set_rng_state(torch_state)
                 again = type(self)(self.root, self.layers, self.stack[0])
-                again.let_pass = self.let_pass | {uncaught}
-                return again.record(args, kwargs, batch_size, step)
+                return again.record(args, kwargs, batch_size, step, let_pass | {uncaught})
             error = forward_error(failure, self.failed_module)
         total = [path for path, module in walk(self.root) if not module._modules]
         done = sum(path in self.called for path in total)
@@ -549,7 +550,7 @@ class _Mode(TorchFunctionMode):
     ) -> Any:
         try:
             return self.recorder.function(func, args, kwargs or {})
-        except Exception as failure:
+        except Exception as failure:  # of the user's code as well, to which it is raised again
             self.recorder.note_missing(failure)
             raise
 
@@ -571,31 +572,6 @@ def recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_Mode(recorder))
         yield
-
-
-# How torch words the failure of an operation on tensors without values, on a mix of those and real ones, or among
-# ranks: bnlint runs one process without a group.
-VALUE_ERRORS = (
-    "meta tensor", "Meta tensor", "meta device", "device meta", "'Meta'", "Meta backend", "'meta'", "data-dependent",
-    "Meta tensors", "aten::_local_scalar_dense", "FakeTensor", "not on the expected device",
-    "found at least two devices", "process group has not been initialized",
-)  # fmt: skip
-
-
-def forward_error(failure: BaseException, module: str | None) -> ForwardError:
-    """What a forward raised, at the innermost line outside torch."""
-    frames = traceback.extract_tb(failure.__traceback__)
-    place = next((frame for frame in reversed(frames) if not is_internal(frame.filename)), None)
-    message = text_of(failure)
-    return ForwardError(
-        type_name=type(failure).__name__,
-        message=message,
-        module=module,
-        path=None if place is None else display_path(place.filename),
-        line=None if place is None else place.lineno,
-        details="".join(traceback.format_exception(failure)),
-        values_missing=any(sign in message for sign in VALUE_ERRORS),
-    )
 
 
 def _input_shape(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...] | None:

@@ -194,10 +194,10 @@ class Drive:
         """A request is at fault: for one target, which its worker leaves out, else for all that have not begun."""
         if spec is not None:
             self._sent.pop(spec, None)
-            self._session.failed(spec, problem)
+            self._session.failed(problem, [spec])
             self._session.finished(spec)
             return
-        self._session.failed_as_a_whole(problem, self._still_to_begin())
+        self._session.failed(problem, self._still_to_begin())
         self._session.waiting.clear()
         self._sent.clear()
 

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bnlint.isolation.deaths import BROKEN, TAMPERED
+from bnlint.isolation.pool import PRINTED_BYTES, kill_target
 from bnlint.isolation.sandbox import fork
 from bnlint.isolation.seals import Seal
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
-PRINTED_BYTES = 64 * 1024  # of what the checked code prints, the end is kept
 ANSWER_BYTES = 1 << 30  # what one target may answer: a million findings are less
 PREPARATION_SECONDS = 120.0
 _CHUNK = 1 << 20
@@ -82,7 +82,6 @@ class Server:
         self._lifeline = lifeline
         self._channel = channel
         self._children: dict[int, _Child] = {}
-        self._ended: list[int] = []
         self._selector = selectors.DefaultSelector()
         self._selector.register(lifeline, selectors.EVENT_READ, self._lost)
         self._wake, self._woken = os.pipe()
@@ -98,7 +97,7 @@ class Server:
         try:
             for base, members in _grouped(tasks, self._jobs):
                 self._run_here(members if base is None else self._run_prepared(members, base, prepare))
-        except BaseException:
+        except BaseException:  # whatever ends this process, nothing that it has started stays
             self._stop_all()
             raise
 
@@ -138,7 +137,7 @@ class Server:
                 task.work(answer)
                 answer("done")
                 leave(0)
-            except BaseException:
+            except BaseException:  # not the checked code's own exceptions, which `work` reports: bnlint cannot go on
                 answer("broken")
             finally:
                 end_here(1)  # whatever the checked code broke: the child must never go on as the server
@@ -174,14 +173,18 @@ class Server:
         for child in self._children.values():
             yield from (end for end in (child.answers, child.printed) if end >= 0)
 
+    def _chunk(self, child: _Child, pipe: str) -> bytes | None:
+        """What is in one of a child's pipes, None when there is nothing now or ever."""
+        chunk = _read(getattr(child, pipe))
+        if chunk == b"":
+            self._forget(getattr(child, pipe))
+            setattr(child, pipe, -1)
+        return chunk or None
+
     def _read_answers(self, child: _Child) -> bool:
         """Pass on the whole lines of a child, under its name; whether there may be more."""
-        chunk = _read(child.answers)
+        chunk = self._chunk(child, "answers")
         if chunk is None:
-            return False
-        if not chunk:
-            self._forget(child.answers)
-            child.answers = -1
             return False
         child.answered += len(chunk)
         if child.answered > ANSWER_BYTES:
@@ -209,12 +212,8 @@ class Server:
             write_all(self._channel, b"[%s, %s]\n" % (json.dumps(child.task.spec).encode(), message))
 
     def _read_printed(self, child: _Child) -> bool:
-        chunk = _read(child.printed)
+        chunk = self._chunk(child, "printed")
         if chunk is None:
-            return False
-        if not chunk:
-            self._forget(child.printed)
-            child.printed = -1
             return False
         child.output += chunk
         del child.output[:-PRINTED_BYTES]
@@ -278,9 +277,7 @@ class Server:
 
     def _stop_all(self) -> None:
         for process in self._children:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process, signal.SIGKILL)
-            _kill(process)
+            kill_target(process)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(process, 0)
         self._children.clear()

@@ -20,7 +20,7 @@ from bnlint.isolation.seals import Seal
 from bnlint.options import Options
 from bnlint.session import WORKER_ENVIRONMENT
 
-OUTPUT_BYTES = 64 * 1024  # of what the checked code prints, the end is kept
+PRINTED_BYTES = 64 * 1024  # of what the checked code prints, the end is kept
 # -P: a random.py or types.py in the working folder must not shadow the standard library
 WORKER_COMMAND = (sys.executable, "-P", "-m", "bnlint.worker")
 START_METHOD = "BNLINT_START_METHOD"  # an environment variable: "fork" or "spawn"
@@ -79,14 +79,9 @@ class Worker:
         self._said.put((self, None))
 
     def _read_printed(self, stream: IO[bytes]) -> None:
-        while chunk := os.read(stream.fileno(), OUTPUT_BYTES):
+        while chunk := os.read(stream.fileno(), PRINTED_BYTES):
             self._printed += chunk
-            del self._printed[:-OUTPUT_BYTES]
-
-    @property
-    def number(self) -> int:
-        """The number of the process."""
-        return self._process.pid
+            del self._printed[:-PRINTED_BYTES]
 
     def ask(self, request: Mapping[str, Any]) -> None:
         """Send a request."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.machinery
@@ -16,7 +15,6 @@ from bnlint import overlay
 from bnlint.files import is_installed, split_file
 
 _IMPORT = re.compile(rb"^(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([\w., \t]+))", re.MULTILINE)
-_spared: set[str] = set()
 _READ_BYTES = 64 * 1024  # imports stand at the top
 
 
@@ -27,7 +25,8 @@ def imports_of(spec: str) -> frozenset[str]:
     """
     file = split_file(spec)
     names = {spec.partition(":")[0]} if file is None else set(_imported(_absolute(file[0])))
-    return frozenset(name for name in names if _is_worth_it(name.partition(".")[0], _folders(spec)))
+    folders = _folders(spec)
+    return frozenset(name for name in names if _is_worth_it(name.partition(".")[0], folders))
 
 
 def look_again(spec: str, names: Collection[str]) -> None:
@@ -35,24 +34,9 @@ def look_again(spec: str, names: Collection[str]) -> None:
 
     A recorder in the process of the target sees it there: an import of what is preloaded looks nowhere.
     """
+    folders = _folders(spec)
     for name in names:
-        _is_shadowed(name.partition(".")[0], _folders(spec))
-
-
-@contextlib.contextmanager
-def spared() -> Iterator[None]:
-    """What is imported in here saves time and is no more than that: a target may have modules of the same names."""
-    before = set(sys.modules)
-    yield
-    _spared.update({name.partition(".")[0] for name in sys.modules} - before)
-
-
-def give_way(spec: str) -> None:
-    """Forget the spared modules in whose place a target has its own; whoever imported them keeps them."""
-    for package in sorted(_spared):
-        if _is_shadowed(package, _folders(spec)):
-            for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-                del sys.modules[name]
+        _is_shadowed(name.partition(".")[0], folders)
 
 
 def _folders(spec: str) -> list[Path]:

@@ -23,8 +23,7 @@ from bnlint.errors import UsageError
 from bnlint.isolation import kernel_sandbox, one_process
 from bnlint.isolation.memory_limit import limit_memory
 from bnlint.isolation.refusals import Judge, RefusedError, judge
-
-ALLOWABLE = ("network", "processes", "writes")
+from bnlint.options import ALLOWABLE
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bnlint.errors import text_of
 from bnlint.graph import norms
+from bnlint.graph.failures import forward_error, is_value_error
 from bnlint.graph.layer import Layer
 from bnlint.graph.meta_kernels import KERNELS
 from bnlint.graph.model_graph import ModelGraph
 from bnlint.graph.modules import walk
 from bnlint.graph.nested import items, mapped
-from bnlint.graph.record import VALUE_ERRORS, Recorder, forward_error
+from bnlint.graph.record import Recorder
 from bnlint.graph.step.values import READS, TargetsUnknown, UnknownTarget, Values
 
 LOSSES = frozenset(
@@ -277,12 +277,6 @@ def is_metric(module: nn.Module) -> bool:
 
 def _measures(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.loss._Loss) or is_metric(module)
-
-
-def is_value_error(error: BaseException) -> bool:
-    """Whether the missing values were the cause."""
-    text = text_of(error)
-    return any(sign in text for sign in VALUE_ERRORS)
 
 
 def _holds_tensors_alone(value: Any) -> bool:

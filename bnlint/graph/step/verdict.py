@@ -11,9 +11,10 @@ from types import TracebackType
 
 from bnlint.diagnostic import Span
 from bnlint.errors import text_of
+from bnlint.graph.failures import is_value_error
 from bnlint.graph.frames import is_internal, is_user_file, span_of_traceback
 from bnlint.graph.step.arguments import Supplies, Unfillable
-from bnlint.graph.step.recorder import LOSSES, StepRecorder, is_value_error
+from bnlint.graph.step.recorder import LOSSES, StepRecorder
 from bnlint.graph.step.values import TargetsUnknown
 from bnlint.source.file import SourceFile
 
