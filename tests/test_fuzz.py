@@ -106,3 +106,33 @@ def test_a_wrong_verdict_is_noticed(fuzz: ModuleType, monkeypatch: pytest.Monkey
         fuzz, "check", lambda sample, live: real(fuzz.Sample(net("return x"), sample.inputs, 1), live=live)
     )
     assert [kind for kind, _ in fuzz.problems_of(sample, Counter())] == ["BN101 missing"]
+
+
+NO_ROWS = "if torch.nonzero(x > 100).shape[0] > {}:\n    return {}\nreturn {}"
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        pytest.param(NO_ROWS.format(0, "x", "self.norm(x)"), id="the norm of the branch without rows"),
+        pytest.param(NO_ROWS.format(2, "self.norm(x)", "x"), id="the norm of the branch of some rows"),
+        pytest.param(
+            "if torch.isnan(x).any():\n    return x\n" + NO_ROWS.format(0, "x", "self.norm(x)"),
+            id="real tensors, whose rows are counted",
+        ),
+    ],
+)
+def test_rows_that_decide_a_branch_are_counted_or_taken_to_be_some(fuzz: ModuleType, forward: str) -> None:
+    sample = fuzz.Sample(net(forward), (((4,), "float32"),), 1)
+    assert fuzz.problems_of(sample, Counter()) == []
+
+
+def test_a_norm_before_the_branch_that_rows_decide_has_no_excuse(
+    fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = "x = self.norm(x)\n" + NO_ROWS.format(0, "x", "x + 1")
+    sample = fuzz.Sample(net(forward), (((4,), "float32"),), 1)
+    assert fuzz.problems_of(sample, Counter()) == []
+    silent = fuzz.check(fuzz.Sample(net("return x"), sample.inputs, 1), live=False)
+    monkeypatch.setattr(fuzz, "check", lambda sample, live: silent)
+    assert [kind for kind, _ in fuzz.problems_of(sample, Counter())] == ["BN101 missing"]
