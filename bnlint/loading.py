@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from bnlint.errors import TargetError, UsageError, text_of
-from bnlint.graph.build import initialisation_postponed, state_kept
+from bnlint.graph.build import state_kept
 from bnlint.graph.converted import conversions_noted
 from bnlint.graph.devices import devices_answered
 from bnlint.graph.frames import is_internal, is_user_file
+from bnlint.graph.initialisation import initialisation_postponed
 from bnlint.graph.parallel import wrappers_taken_off
 from bnlint.graph.spans import construction_spans
 from bnlint.graph.weights import WeightsNotLoaded, weights_answered

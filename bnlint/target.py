@@ -16,7 +16,8 @@ from torch import nn
 from bnlint.errors import TargetError, UsageError, text_of
 from bnlint.files import split_file
 from bnlint.graph.arguments import Answers, arguments_answered
-from bnlint.graph.build import BuildFailure, Built, build, initialise, seeded, state_kept
+from bnlint.graph.build import BuildFailure, Built, build, seeded, state_kept
+from bnlint.graph.initialisation import initialise
 from bnlint.graph.modules import walk
 from bnlint.graph.writes import writes_answered
 from bnlint.loading import (

@@ -16,71 +16,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from bnlint.errors import text_of
 from bnlint.graph.converted import conversions_noted
 from bnlint.graph.devices import devices_answered
+from bnlint.graph.initialisation import without_initialisation
 from bnlint.graph.parallel import wrappers_taken_off
 from bnlint.graph.spans import construction_spans
 from bnlint.graph.weights import WeightsNotLoaded, weights_answered
-
-_INITIALISERS = frozenset(
-    {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
-     "xavier_normal_", "orthogonal_", "erfinv_", "exponential_", "log_normal_", "cauchy_"}
-)  # fmt: skip
-
-
-class _SkipInitialisation(TorchFunctionMode):
-    """Weight initialisers return at once. What they were asked is put into `skipped`, unless that is None."""
-
-    def __init__(self, skipped: list[_Skipped] | None = None) -> None:
-        super().__init__()
-        self._skipped = skipped
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if getattr(func, "__name__", "") in _INITIALISERS:
-            tensor = args[0] if args else (kwargs or {}).get("tensor")
-            if isinstance(tensor, torch.Tensor):
-                if self._skipped is not None and tensor.device.type != "meta":
-                    self._skipped.append((func, args, kwargs or {}))
-                return tensor
-        return func(*args, **(kwargs or {}))
-
-
-_Skipped = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
-_postponed: list[_Skipped] = []
-
-
-@contextmanager
-def without_initialisation() -> Iterator[None]:
-    """While active, weight initialisers return at once."""
-    with _SkipInitialisation():
-        yield
-
-
-@contextmanager
-def initialisation_postponed() -> Iterator[None]:
-    """While active, weight initialisers return at once; `initialise` makes up for it until this is entered again."""
-    _postponed.clear()
-    with _SkipInitialisation(_postponed):
-        yield
-
-
-def initialise(model: nn.Module) -> None:
-    """Give the weights of a model, in place, the values that `initialisation_postponed` has withheld."""
-    tensors = (item for item in (*model.parameters(), *model.buffers()) if not nn.parameter.is_lazy(item))
-    storages = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.device.type != "meta"}
-    waiting, _postponed[:] = _postponed[:], []
-    with torch.no_grad():
-        for func, args, kwargs in waiting:
-            tensor = args[0] if args else kwargs["tensor"]
-            if tensor.untyped_storage().data_ptr() in storages:
-                func(*args, **kwargs)
-            else:
-                _postponed.append((func, args, kwargs))
 
 
 class BuildFailure(Exception):

@@ -1,0 +1,157 @@
+"""Weight initialisation is left out where values do not matter, and made up for where they turn out to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+_TRUNCATED = "_no_grad_trunc_normal_"
+_INITIALISERS = frozenset(
+    {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
+     "xavier_normal_", "orthogonal_", "erfinv_", "exponential_", "log_normal_", "cauchy_", _TRUNCATED}
+)  # fmt: skip
+# What constructors do to weights in place besides, with numbers alone: it can wait behind an initialiser.
+_FOLLOWING = _INITIALISERS | {"constant_", "zero_", "fill_", "mul_", "div_", "add_", "sub_", "clamp_"}
+# What does not look at the values of a tensor.
+_BLIND = frozenset(
+    {"__get__", "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "is_contiguous",
+     "is_floating_point", "is_complex", "is_signed", "is_shared", "element_size", "data_ptr", "untyped_storage",
+     "__len__", "__hash__", "requires_grad_", "register_hook", "empty_like", "zeros_like", "ones_like", "rand_like",
+     "randn_like", "full_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor",
+     "_has_compatible_shallow_copy_type"}
+)  # fmt: skip
+# What gives a view of a tensor or the tensor itself, depending on its arguments.
+_VIEWS = frozenset(
+    {"__getitem__", "detach", "view", "view_as", "reshape", "flatten", "squeeze", "unsqueeze", "t", "transpose",
+     "permute", "narrow", "select", "expand", "chunk", "split", "unbind", "diagonal", "contiguous", "to", "type",
+     "type_as", "float"}
+)  # fmt: skip
+
+_Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
+
+
+class _Skipped(TorchFunctionMode):
+    """Weight initialisers return at once."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _INITIALISERS:
+            tensor = _filled(args, kwargs)
+            if tensor is not None:
+                return tensor
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_initialisation() -> Iterator[None]:
+    """While active, weight initialisers return at once."""
+    with _active(_Skipped()):
+        yield
+
+
+@contextmanager
+def _active(mode: TorchFunctionMode) -> Iterator[None]:
+    """A mode that torch's truncated normal asks too, which otherwise draws until it sees that all values are right."""
+    original: Any = getattr(nn.init, _TRUNCATED, None)
+
+    def truncated(*args: Any, **kwargs: Any) -> Any:
+        return mode.__torch_function__(original, (), args, kwargs)  # type: ignore[no-untyped-call]
+
+    with mode:
+        if original is not None:
+            setattr(nn.init, _TRUNCATED, truncated)
+        try:
+            yield
+        finally:
+            if original is not None:
+                setattr(nn.init, _TRUNCATED, original)
+
+
+_waiting: dict[int, list[_Call]] = {}  # storage -> what was to be done to its values, in order
+
+
+class _Postponed(TorchFunctionMode):
+    """Weight initialisers wait until something looks at the values of the tensor."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _INITIALISERS or (_waiting and name in _FOLLOWING):
+            tensor = _filled(args, kwargs)
+            storage = None if tensor is None else _storage(tensor)
+            if (
+                storage is not None
+                and (name in _INITIALISERS or storage in _waiting)
+                and len(_tensors(args, kwargs)) == 1
+            ):
+                _waiting.setdefault(storage, []).append((func, args, kwargs))
+                return tensor
+        if not _waiting or name in _BLIND:
+            return func(*args, **kwargs)
+        storages = {_storage(item) for item in _tensors(args, kwargs)}
+        seen = storages & _waiting.keys()
+        if not seen or (name == "__set__" and (len(storages) == 1)):  # requires_grad, or .data that stays where it is
+            return func(*args, **kwargs)
+        if name in _VIEWS:
+            result = func(*args, **kwargs)
+            results = result if isinstance(result, tuple) else (result,)
+            if all(isinstance(item, torch.Tensor) and _storage(item) in seen for item in results):
+                return result
+        for storage in seen:
+            _initialise(storage)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def initialisation_postponed() -> Iterator[None]:
+    """While active, weights are not initialised before something looks at their values.
+
+    `initialise` makes up for the others until this is entered again.
+    """
+    _waiting.clear()
+    with _active(_Postponed()):
+        yield
+
+
+def initialise(model: nn.Module) -> None:
+    """Give the weights of a model, in place, the values that `initialisation_postponed` has withheld."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not nn.parameter.is_lazy(tensor):
+            _initialise(_storage(tensor))
+
+
+def _initialise(storage: int | None) -> None:
+    with torch.no_grad():
+        for func, args, kwargs in _waiting.pop(storage, ()) if storage is not None else ():
+            func(*args, **kwargs)
+
+
+def _filled(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    tensor = args[0] if args else kwargs.get("tensor")
+    return tensor if isinstance(tensor, torch.Tensor) else None
+
+
+def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors among arguments and in the lists that are arguments."""
+    found = []
+    for item in (*args, *kwargs.values()):
+        found += [
+            part for part in (item if isinstance(item, list | tuple) else (item,)) if isinstance(part, torch.Tensor)
+        ]
+    return found
+
+
+def _storage(tensor: torch.Tensor) -> int | None:
+    """What tells the memory of a tensor; None where it has none."""
+    if tensor.device.type == "meta" or nn.parameter.is_lazy(tensor) or tensor.layout is not torch.strided:
+        return None
+    return tensor.untyped_storage().data_ptr()
