@@ -49,6 +49,22 @@ MODELS = [
     pytest.param(net("return self.norm(x)"), ["norm"], id="a plain failure"),
     pytest.param(net(CAUGHT.format("ValueError")), [], id="the model catches what the norm raises"),
     pytest.param(net(CAUGHT.format("(TypeError, ValueError)")), [], id="among other errors"),
+    pytest.param(
+        net(CAUGHT.format("ValueError"), "self.norm = nn.BatchNorm1d(3)"),
+        [],
+        id="a norm of another width raises it first",
+    ),
+    pytest.param(
+        net(
+            CAUGHT.format("ValueError").replace("self.norm(x)", "F.batch_norm(x, self.mean, self.mean, training=True)"),
+            "self.register_buffer('mean', torch.zeros(3))",
+        ),
+        [],
+        id="a function with statistics of another width",
+    ),
+    pytest.param(
+        net("return self.norm(x)", "self.norm = nn.BatchNorm1d(3)"), ["norm"], id="of another width, uncaught"
+    ),
     pytest.param(net(CAUGHT.format("KeyError")), ["norm"], id="the model catches something else"),
     pytest.param(
         net(CAUGHT.format("MissingError")).replace(HEAD, f"{HEAD}class MissingError(Exception): pass\n\n\n"),

@@ -251,7 +251,7 @@ class Recorder(fx.Tracer):
             return func(*args, **kwargs)
         except Exception as error:
             replacement = self.sizes.answer(self, func, name, args, kwargs)
-            if replacement is None and func in norms.FUNCTIONS:
+            if replacement is None and func in norms.FUNCTIONS and not self.is_refused(error):
                 replacement = despite_width(norms.bind(func, args, kwargs))
             if replacement is not None:
                 return replacement
@@ -334,7 +334,7 @@ class Recorder(fx.Tracer):
             self.note_missing(error)
             if kind is None or shape is None:
                 raise
-            if not (has_wrong_width(m, kind, shape) or has_unusable_eps(m)):
+            if self.is_refused(error) or not (has_wrong_width(m, kind, shape) or has_unusable_eps(m)):
                 if len(shape) > 1:
                     # the call that raised counts too; what the model catches is no refusal
                     self.layer_norm_call(m, kind, path, registered, node, shape, checked=not self.is_refused(error))
