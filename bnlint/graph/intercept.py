@@ -79,7 +79,8 @@ def checkpoints_marked(enter: Callable[[bool | None], None], leave: Callable[[],
             needed = any(isinstance(item, Tensor) and item.requires_grad for item in args)
             enter(needed if torch.is_grad_enabled() else None)
             try:
-                return function(*args)
+                result = function(*args)
+                return _as_from_function(result, args) if needed else result
             finally:
                 leave()
 
@@ -98,6 +99,28 @@ def checkpoints_marked(enter: Callable[[bool | None], None], leave: Callable[[],
     finally:
         for name, original in originals.items():
             setattr(module, name, original)
+
+
+class CheckpointFunction(torch.autograd.Function):
+    """Gives a view of a tensor; autograd lets nobody change a view in place that came of a function of this kind."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0]
+
+
+def _as_from_function(result: Any, inputs: tuple[Any, ...]) -> Any:
+    """What an autograd function gives on these inputs: views and inputs among it must not be changed in place."""
+    if type(result) is tuple:
+        return tuple(_as_from_function(item, inputs) for item in result)
+    if not isinstance(result, Tensor) or result.is_leaf:
+        return result
+    kept = result._is_view() or any(item is result for item in inputs)
+    return CheckpointFunction.apply(result) if kept else result  # type: ignore[no-untyped-call]
 
 
 def has_wrong_width(m: nn.Module, kind: str, shape: tuple[int, ...]) -> bool:

@@ -215,6 +215,41 @@ def test_checkpointed_regions_are_marked_and_run_once() -> None:
         ]
 
 
+@pytest.mark.parametrize("inplace", [True, False], ids=["in place", "a copy"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(lambda x: x.view(-1, 3), id="a view"),
+        pytest.param(lambda x: x, id="its input"),
+        pytest.param(lambda x: (x.t().t(), x * 2), id="a view in a tuple"),
+        pytest.param(lambda x: x + 1, id="a new tensor"),
+        pytest.param(lambda x: x.flip(1).t().contiguous().t().clone(), id="a new tensor of views"),
+    ],
+)
+def test_a_view_out_of_a_reentrant_checkpoint_must_not_be_changed_in_place(part: Any, inplace: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.act = nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(inplace)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            x = checkpoint(part, self.first(x), use_reentrant=True)
+            return self.norm(self.act(x[0] if isinstance(x, tuple) else x))
+
+    try:
+        Net()(torch.randn(2, 3))
+        raises = False
+    except RuntimeError:
+        raises = True
+    graph = captured(Net, (3,)).graph(2)
+    assert (graph.error is not None) is raises
+    if not raises:
+        before = graph.norm_calls[0].node.all_input_nodes[0]
+        assert graph.called_modules >= {"first", "act", "norm"}
+        while before.op != "placeholder":  # the way back to the input
+            before = before.all_input_nodes[0]
+
+
 def test_what_torch_compile_wraps_is_recorded_as_written() -> None:
     def make() -> nn.Module:
         compiled: Any = torch.compile(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
