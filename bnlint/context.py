@@ -258,6 +258,23 @@ class Context:
 
         return dict(tensors(self.output_shape(batch_size), ()))
 
+    @cached_property
+    def keeps_batch_axis(self) -> bool:
+        """Whether the axes of the output are as long as the batch, or of one length at every batch size.
+
+        It is False too where the forward fails. Cheaper than outputs at other batch sizes, as most models keep it.
+        """
+        size = max(self.batch_size, 2)
+        one, many = self.output_tensors(1), self.output_tensors(size)
+        if not one or one.keys() != many.keys():
+            return False
+        pairs = [(shape, many[place]) for place, shape in one.items()]
+        return all(
+            len(single) == len(several)
+            and all(axes[0] == axes[1] or axes == (1, size) for axes in zip(single, several, strict=True))
+            for single, several in pairs
+        )
+
     @property
     def modules(self) -> dict[str, nn.Module]:
         """Every module by its path, in `named_modules()` order."""

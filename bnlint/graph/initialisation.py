@@ -154,4 +154,8 @@ def _storage(tensor: torch.Tensor) -> int | None:
     """What tells the memory of a tensor; None where it has none."""
     if tensor.device.type == "meta" or nn.parameter.is_lazy(tensor) or tensor.layout is not torch.strided:
         return None
-    return tensor.untyped_storage().data_ptr()
+    try:
+        storage: int = tensor.untyped_storage()._cdata
+    except RuntimeError:  # a tensor class without memory of its own, such as those within vmap
+        return None
+    return storage

@@ -178,6 +178,8 @@ model = Head()
     )
 
     def check(self, context: Context) -> Iterator[Diagnostic]:
+        if context.keeps_batch_axis:
+            return
         one, two = context.output_tensors(1), context.output_tensors(2)
         changes = [(shape, two[place]) for place, shape in one.items() if place in two and len(shape) < len(two[place])]
         if not two or (one and not changes):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.utils import parametrizations
 
 import bnlint
@@ -125,6 +126,17 @@ def test_a_plain_model_draws_nothing_before_values_decide(make: Callable[[], nn.
     assert torch.equal(torch.get_rng_state(), before)
     initialise(model)
     assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_tensors_without_memory_are_let_be() -> None:
+    with initialisation_postponed():
+        waiting = nn.Linear(4, 4)
+        with FakeTensorMode():
+            assert nn.Linear(4, 4)(torch.ones(2, 4)).shape == (2, 4)
+        squares = torch.vmap(lambda x: (x * x).sum())(torch.ones(3, 4))
+        assert squares.tolist() == [4, 4, 4]
+        sparse = torch.eye(4).to_sparse()
+        assert (sparse @ waiting.weight).shape == (4, 4)
 
 
 def test_a_truncated_normal_is_not_drawn_until_values_are_right() -> None:
