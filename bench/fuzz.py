@@ -287,10 +287,14 @@ def problems_of(sample: Sample, counts: Counter[str]) -> list[tuple[str, str]]:
     for item in found:
         if item.code in ("BN900", "BN901", "BN903", "BN904", "BN905"):
             problems.append((item.code, f"{item.code}: {item.message}"))
-    differences = _norm_problems(sample, truth, found) + _error_problems(truth, found)
+    differences = _differences(sample, truth, found)
     if differences and (other := truth_for_some_rows(sample)) is not None:
-        differences = min(differences, _norm_problems(sample, other, found) + _error_problems(other, found), key=len)
+        differences = min(differences, _differences(sample, other, found), key=len)
     return problems + differences
+
+
+def _differences(sample: Sample, truth: Truth, found: list[Diagnostic]) -> list[tuple[str, str]]:
+    return _norm_problems(sample, truth, found) + _error_problems(truth, found)
 
 
 def _norm_problems(sample: Sample, truth: Truth, found: list[Diagnostic]) -> list[tuple[str, str]]:

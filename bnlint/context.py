@@ -248,15 +248,9 @@ class Context:
 
     def output_tensors(self, batch_size: int) -> dict[tuple[Any, ...], tuple[int, ...]]:
         """The output's tensor shapes by their place in it (keys and indices); empty where the forward fails."""
+        from bnlint.graph.nested import shapes_by_place
 
-        def tensors(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], tuple[int, ...]]]:
-            if isinstance(value, tuple):
-                yield place, value
-            elif isinstance(value, (list, dict)):
-                for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                    yield from tensors(item, (*place, key))
-
-        return dict(tensors(self.output_shape(batch_size), ()))
+        return shapes_by_place(self.output_shape(batch_size))
 
     @cached_property
     def keeps_batch_axis(self) -> bool:

@@ -139,11 +139,13 @@ def _note_entries(recorder: Recorder, folder: Any, caller: str) -> None:
     if caller.startswith("bnlint.") or isinstance(folder, int):
         return
     place = os.fsdecode(os.curdir if folder is None else folder)
-    for name in states.entries(place) or ():
-        path = os.path.join(place, name.rstrip("/"))  # noqa: PTH118 - paths are text here
-        if name.rstrip("/") not in states.UNLISTED:
-            for how in ("time", "link"):
-                recorder.looked(how, path, states.look(how, path))
+    for entry in states.entries(place) or ():
+        name = entry.rstrip("/")
+        if name in states.UNLISTED:
+            continue
+        path = os.path.join(place, name)  # noqa: PTH118 - paths are text here
+        for how in ("time", "link"):
+            recorder.looked(how, path, states.look(how, path))
 
 
 def _compiled_noted(recorder: Recorder, original: Callable[..., bool]) -> Callable[..., bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +35,9 @@ _VIEWS = frozenset(
 _Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
 
 
+_waiting: dict[int, list[_Call]] = {}  # storage -> what was to be done to its values, in order
+
+
 class _Skipped(TorchFunctionMode):
     """Weight initialisers return at once."""
 
@@ -42,39 +45,8 @@ class _Skipped(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in _INITIALISERS:
-            tensor = _filled(args, kwargs)
-            if tensor is not None:
-                return tensor
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def without_initialisation() -> Iterator[None]:
-    """While active, weight initialisers return at once."""
-    with _active(_Skipped()):
-        yield
-
-
-@contextmanager
-def _active(mode: TorchFunctionMode) -> Iterator[None]:
-    """A mode that torch's truncated normal asks too, which otherwise draws until it sees that all values are right."""
-    original: Any = getattr(nn.init, _TRUNCATED, None)
-
-    def truncated(*args: Any, **kwargs: Any) -> Any:
-        return mode.__torch_function__(original, (), args, kwargs)  # type: ignore[no-untyped-call]
-
-    with mode:
-        if original is not None:
-            setattr(nn.init, _TRUNCATED, truncated)
-        try:
-            yield
-        finally:
-            if original is not None:
-                setattr(nn.init, _TRUNCATED, original)
-
-
-_waiting: dict[int, list[_Call]] = {}  # storage -> what was to be done to its values, in order
+        tensor = _filled(args, kwargs) if getattr(func, "__name__", "") in _INITIALISERS else None
+        return func(*args, **kwargs) if tensor is None else tensor
 
 
 class _Postponed(TorchFunctionMode):
@@ -87,19 +59,13 @@ class _Postponed(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _INITIALISERS or (_waiting and name in _FOLLOWING):
             tensor = _filled(args, kwargs)
-            storage = None if tensor is None else _storage(tensor)
-            if (
-                storage is not None
-                and (name in _INITIALISERS or storage in _waiting)
-                and len(_tensors(args, kwargs)) == 1
-            ):
-                _waiting.setdefault(storage, []).append((func, args, kwargs))
+            if tensor is not None and _put_off(tensor, name, (func, args, kwargs)):
                 return tensor
         if not _waiting or name in _BLIND:
             return func(*args, **kwargs)
         storages = {_storage(item) for item in _tensors(args, kwargs)}
         seen = storages & _waiting.keys()
-        if not seen or (name == "__set__" and (len(storages) == 1)):  # requires_grad, or .data that stays where it is
+        if not seen or (name == "__set__" and len(storages) == 1):  # requires_grad, or .data that stays where it is
             return func(*args, **kwargs)
         if name in _VIEWS:
             result = func(*args, **kwargs)
@@ -111,6 +77,24 @@ class _Postponed(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _put_off(tensor: torch.Tensor, name: str, call: _Call) -> bool:
+    """Have what fills a tensor, or changes what was filled, wait; False where it has to be done now."""
+    if tensor.is_meta:
+        return name in _INITIALISERS  # there is nothing to fill
+    storage = _storage(tensor)
+    if storage is None or not (name in _INITIALISERS or storage in _waiting):
+        return False
+    if len(_tensors(call[1], call[2])) > 1:  # the other one may change before this is done
+        return False
+    _waiting.setdefault(storage, []).append(call)
+    return True
+
+
+def without_initialisation() -> AbstractContextManager[None]:
+    """While active, weight initialisers return at once."""
+    return _active(_Skipped())
+
+
 @contextmanager
 def initialisation_postponed() -> Iterator[None]:
     """While active, weights are not initialised before something looks at their values.
@@ -119,6 +103,22 @@ def initialisation_postponed() -> Iterator[None]:
     """
     _waiting.clear()
     with _active(_Postponed()):
+        yield
+
+
+@contextmanager
+def _active(mode: _Skipped | _Postponed) -> Iterator[None]:
+    """A mode that torch's truncated normal asks too, which otherwise draws until it sees that all values are right."""
+    original: Any = getattr(nn.init, _TRUNCATED, None)
+
+    def truncated(*args: Any, **kwargs: Any) -> Any:
+        return mode.__torch_function__(original, (), args, kwargs)
+
+    with ExitStack() as stack:
+        stack.enter_context(mode)
+        if original is not None:
+            stack.callback(setattr, nn.init, _TRUNCATED, original)
+            setattr(nn.init, _TRUNCATED, truncated)
         yield
 
 
@@ -144,9 +144,8 @@ def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Ten
     """The tensors among arguments and in the lists that are arguments."""
     found = []
     for item in (*args, *kwargs.values()):
-        found += [
-            part for part in (item if isinstance(item, list | tuple) else (item,)) if isinstance(part, torch.Tensor)
-        ]
+        parts = item if isinstance(item, list | tuple) else (item,)
+        found += [part for part in parts if isinstance(part, torch.Tensor)]
     return found
 
 

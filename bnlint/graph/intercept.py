@@ -102,7 +102,10 @@ def checkpoints_marked(enter: Callable[[bool | None], None], leave: Callable[[],
 
 
 class CheckpointFunction(torch.autograd.Function):
-    """Gives a view of a tensor; autograd lets nobody change a view in place that came of a function of this kind."""
+    """Gives a view of a tensor; autograd lets nobody change a view in place that came of a function of this kind.
+
+    It has the name of torch's own, which the error names.
+    """
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

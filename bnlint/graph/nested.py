@@ -37,6 +37,16 @@ def flat_shapes(value: Any) -> list[tuple[int, ...]]:
     return [shape for _, item in items(value) for shape in flat_shapes(item)]
 
 
+def shapes_by_place(nested: Any, place: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    """What `shapes` gives, each shape under its place (keys and indices)."""
+    if isinstance(nested, tuple):
+        return {place: nested}
+    found: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    for key, item in items(nested):
+        found |= shapes_by_place(item, (*place, key))
+    return found
+
+
 def items(value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, Mapping):
         return list(value.items())
